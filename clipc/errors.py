@@ -1,0 +1,22 @@
+"""Exceptions and warnings that clipc raises beside Python's own.
+
+Wrong arguments raise ``TypeError`` or ``ValueError``, missing files ``OSError``, lack of memory
+``MemoryError``. What is wrong with the *content* of a file has a class of its own below, so that a
+caller who walks over many files can tell a bad file from a bad call.
+"""
+
+
+class ClipcError(Exception):
+    """Base class of the exceptions that clipc defines."""
+
+
+class ImageError(ClipcError, ValueError):
+    """The bytes are not an image that can be decoded, or the image is damaged or too large."""
+
+
+class WeightsError(ClipcError, ValueError):
+    """A weight file is damaged, or does not hold a CLIP model that clipc knows."""
+
+
+class ClipcWarning(UserWarning):
+    """A result is valid but may not be what the caller expects."""
