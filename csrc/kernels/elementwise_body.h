@@ -1,0 +1,187 @@
+/* Bodies of the row kernels, written so that the compiler turns the inner loops into vector code for
+ * whatever instruction set the including file targets. That file defines
+ *
+ *   KERNEL(name)     the name with the instruction set appended
+ *   MULADD(a, b, c)  a * b + c, fused where the instruction set has it
+ *
+ * Sums run in LANES independent accumulators, which vectorises without allowing the compiler to
+ * reorder floating-point operations (-ffast-math would, for the whole process). Everything is static:
+ * a shared inline function compiled for AVX2 must not be the copy that the linker keeps.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/elementwise.h"
+
+#define LANES 32
+
+/* e^x: x = k ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7 (truncation error
+ * below 1e-8 relative), 2^k by the exponent bits. Clamped where e^x leaves the normal floats; error below
+ * 2 units in the last place elsewhere. */
+static inline float KERNEL(exp)(float x)
+{
+    x = x > 88.3f ? 88.3f : x;
+    x = x < -87.3f ? -87.3f : x;
+    /* Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits. */
+    const float shifted = MULADD(x, 1.44269504f, 12582912.0f);
+    int32_t k;
+    memcpy(&k, &shifted, sizeof k);
+    const float rounded = shifted - 12582912.0f;
+    /* ln 2 in two parts, so that r keeps its low bits. */
+    float r = MULADD(rounded, -0.693359375f, x);
+    r = MULADD(rounded, 2.12194440e-4f, r);
+    float p = 1.0f / 5040.0f;
+    p = MULADD(p, r, 1.0f / 720.0f);
+    p = MULADD(p, r, 1.0f / 120.0f);
+    p = MULADD(p, r, 1.0f / 24.0f);
+    p = MULADD(p, r, 1.0f / 6.0f);
+    p = MULADD(p, r, 0.5f);
+    p = MULADD(p, r, 1.0f);
+    p = MULADD(p, r, 1.0f);
+    const uint32_t bits = ((uint32_t)k - 0x4B400000u + 127u) << 23;
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return p * scale;
+}
+
+/* erf(x) by formula 7.1.26 of Abramowitz & Stegun, "Handbook of Mathematical Functions" (1964);
+ * absolute error below 1.5e-7. */
+static inline float KERNEL(erf)(float x)
+{
+    const float magnitude = fabsf(x);
+    const float t = 1.0f / MULADD(0.3275911f, magnitude, 1.0f);
+    float p = 1.061405429f;
+    p = MULADD(p, t, -1.453152027f);
+    p = MULADD(p, t, 1.421413741f);
+    p = MULADD(p, t, -0.284496736f);
+    p = MULADD(p, t, 0.254829592f);
+    const float value = 1.0f - p * t * KERNEL(exp)(-magnitude * magnitude);
+    return copysignf(value, x);
+}
+
+static inline float KERNEL(quick_gelu)(float x)
+{
+    return x / (1.0f + KERNEL(exp)(-1.702f * x));
+}
+
+static inline float KERNEL(gelu)(float x)
+{
+    return 0.5f * x * (1.0f + KERNEL(erf)(x * 0.70710678f));
+}
+
+static void KERNEL(epilogue)(float *restrict y, const float *restrict bias, const float *restrict residual,
+                             clipc_activation activation, size_t n)
+{
+    if (bias != NULL && residual != NULL) {
+        for (size_t i = 0; i < n; i++) {
+            y[i] = y[i] + bias[i] + residual[i];
+        }
+    } else if (bias != NULL || residual != NULL) {
+        const float *restrict term = bias != NULL ? bias : residual;
+        for (size_t i = 0; i < n; i++) {
+            y[i] += term[i];
+        }
+    }
+    switch (activation) {
+    case CLIPC_ACTIVATION_NONE:
+        break;
+    case CLIPC_ACTIVATION_RELU:
+        for (size_t i = 0; i < n; i++) {
+            y[i] = y[i] < 0.0f ? 0.0f : y[i]; /* keeps NaN */
+        }
+        break;
+    case CLIPC_ACTIVATION_QUICK_GELU:
+        for (size_t i = 0; i < n; i++) {
+            y[i] = KERNEL(quick_gelu)(y[i]);
+        }
+        break;
+    case CLIPC_ACTIVATION_GELU:
+        for (size_t i = 0; i < n; i++) {
+            y[i] = KERNEL(gelu)(y[i]);
+        }
+        break;
+    }
+}
+
+static float KERNEL(sum_of_lanes)(const float *lanes)
+{
+    float sum = 0.0f;
+    for (size_t l = 0; l < LANES; l++) {
+        sum += lanes[l];
+    }
+    return sum;
+}
+
+static void KERNEL(softmax)(float *x, size_t n)
+{
+    float largest = x[0];
+    for (size_t i = 1; i < n; i++) {
+        largest = x[i] > largest ? x[i] : largest;
+    }
+    float lanes[LANES] = {0.0f};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (size_t l = 0; l < LANES; l++) {
+            x[i + l] = KERNEL(exp)(x[i + l] - largest);
+            lanes[l] += x[i + l];
+        }
+    }
+    float sum = KERNEL(sum_of_lanes)(lanes);
+    for (; i < n; i++) {
+        x[i] = KERNEL(exp)(x[i] - largest);
+        sum += x[i];
+    }
+    const float scale = 1.0f / sum;
+    for (i = 0; i < n; i++) {
+        x[i] *= scale;
+    }
+}
+
+static void KERNEL(layernorm)(float *out, float *mean_out, float *rstd_out, const float *in, const float *weight,
+                              const float *bias, float eps, size_t n)
+{
+    float lanes[LANES] = {0.0f};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (size_t l = 0; l < LANES; l++) {
+            lanes[l] += in[i + l];
+        }
+    }
+    float sum = KERNEL(sum_of_lanes)(lanes);
+    for (; i < n; i++) {
+        sum += in[i];
+    }
+    const float mean = sum / (float)n;
+
+    /* The second pass subtracts the mean first: sums of squares would cancel for rows far from zero. */
+    memset(lanes, 0, sizeof lanes);
+    for (i = 0; i + LANES <= n; i += LANES) {
+        for (size_t l = 0; l < LANES; l++) {
+            const float d = in[i + l] - mean;
+            lanes[l] = MULADD(d, d, lanes[l]);
+        }
+    }
+    float squares = KERNEL(sum_of_lanes)(lanes);
+    for (; i < n; i++) {
+        const float d = in[i] - mean;
+        squares = MULADD(d, d, squares);
+    }
+    const float rstd = 1.0f / sqrtf(squares / (float)n + eps);
+    for (i = 0; i < n; i++) {
+        out[i] = MULADD((in[i] - mean) * rstd, weight[i], bias[i]);
+    }
+    if (mean_out != NULL) {
+        *mean_out = mean;
+    }
+    if (rstd_out != NULL) {
+        *rstd_out = rstd;
+    }
+}
+
+static const clipc_elementwise_kernels KERNEL(elementwise_table) = {
+    .name = KERNEL_ISA_NAME,
+    .epilogue = KERNEL(epilogue),
+    .softmax = KERNEL(softmax),
+    .layernorm = KERNEL(layernorm),
+};
