@@ -25,14 +25,10 @@ static bool aligned_bytes(size_t count, size_t size, size_t *bytes)
 void *clipc_aligned_alloc(size_t count, size_t size)
 {
     size_t bytes;
-    void *block = NULL;
     if (!aligned_bytes(count, size, &bytes)) {
         return NULL;
     }
-    if (posix_memalign(&block, CLIPC_ALIGNMENT, bytes ? bytes : CLIPC_ALIGNMENT) != 0) {
-        return NULL;
-    }
-    return block;
+    return aligned_alloc(CLIPC_ALIGNMENT, bytes ? bytes : CLIPC_ALIGNMENT);
 }
 
 void clipc_aligned_free(void *block)
