@@ -7,12 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-
-def unavailable(reason):
-    """Skip a test for want of something; in CI that is a failure, for there nothing may be missing."""
-    if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
-        pytest.fail(f"{reason} (CI runs every test)", pytrace=False)
-    pytest.skip(reason)
+from availability import require, unavailable
 
 
 def pytest_addoption(parser):
@@ -66,10 +61,7 @@ class RandomModel(NamedTuple):
 @pytest.fixture(scope="session")
 def oracles():
     """The package of oracles; without PyTorch or `clip-anytorch` the test is skipped, in CI it fails."""
-    try:
-        import oracles
-    except ImportError as error:
-        unavailable(f"the reference implementation is missing: {error}")
+    oracles = require("oracles")
     try:
         oracles.reference_tokenizer()
     except oracles.OracleMissing as error:

@@ -1,9 +1,13 @@
 """The oracles against each other: a reference that is wrong, or blind, would prove nothing."""
 
+import json
+
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+from availability import require
+
+torch = require("torch")
 
 from oracles import (  # noqa: E402
     SMALL,
@@ -61,7 +65,7 @@ def test_features_of_full_models_carry_signal(name, seed, random_model, photos):
 @pytest.mark.parametrize("eos", [2, 49407])
 @pytest.mark.parametrize("name", [name for name in SMALL if SMALL[name].is_vit])
 def test_transformers_agrees(name, eos, random_model, photos, tmp_path):
-    pytest.importorskip("transformers")
+    require("transformers")
     from oracles import transformers_reference as hf
 
     spec, weights, model = random_model(name, SEED)
@@ -74,7 +78,7 @@ def test_transformers_agrees(name, eos, random_model, photos, tmp_path):
 
 
 def test_transformers_loads_a_rounded_file(random_model, photos, tmp_path):
-    pytest.importorskip("transformers")
+    require("transformers")
     from oracles import transformers_reference as hf
 
     spec, weights, _ = random_model("ViT-H80-small", SEED)
@@ -84,6 +88,29 @@ def test_transformers_loads_a_rounded_file(random_model, photos, tmp_path):
         model = build_reference(layouts.rounded(weights, dtype), spec.activation, spec.heads)
         found = hf.transformers_image_features(hf.load_transformers(folder), x)
         check_parity(found.unit, reference_image_features(model, x).unit, 1e-5, f"images, {dtype} file")
+
+
+@small
+def test_every_tensor_is_felt(name, seed, random_model, photos):
+    # A tensor that could be one percent off unnoticed would be outside of what parity tests.
+    spec, weights, _ = random_model(name, seed)
+    model = build_reference({key: value.clone() for key, value in weights.items()}, spec.activation, spec.heads)
+    x, tokens = photos(4, spec.image_size, seed=7), tokenize(TEXTS)
+    images, texts = features(model, x, tokens)
+    least, noise = {}, torch.Generator().manual_seed(seed)
+    for key, value in model.state_dict().items():
+        if key == "logit_scale" or key.endswith(("num_batches_tracked", "k_proj.bias")):
+            continue  # No part of features; a bias of all keys alike cancels in the softmax.
+        # Noise, not a factor: unit features would not show the scale of a projection.
+        value *= 1 + 0.01 * torch.randn(value.shape, generator=noise)
+        if key.startswith("visual."):
+            least[key] = max_error(reference_image_features(model, x).unit, images.unit)
+        else:
+            least[key] = max_error(reference_text_features(model, tokens).unit, texts.unit)
+        value.copy_(weights[key])
+    key = min(least, key=least.get)
+    print(f"least felt: {key}, {least[key]:.1e} for one percent")
+    assert least[key] > 4e-5
 
 
 @small
@@ -141,8 +168,6 @@ def test_openai_mixture_of_dtypes(random_model):
 
 
 def test_openclip_folders(random_model, tmp_path):
-    import json
-
     from safetensors import safe_open
 
     for name, prefix in (("RN50x4-small", False), ("ViT-H80-small", True)):

@@ -30,15 +30,15 @@ class Architecture:
     name: str
     embed_dim: int
     image_size: int
-    vision_layers: "int | tuple[int, ...]"
+    vision_layers: int | tuple[int, ...]
     vision_width: int
-    patch_size: "int | None" = None
-    vision_heads: "int | None" = None
-    vision_mlp: "int | None" = None
+    patch_size: int | None = None
+    vision_heads: int | None = None
+    vision_mlp: int | None = None
     text_width: int = 512
     text_layers: int = 12
-    text_heads: "int | None" = None
-    text_mlp: "int | None" = None
+    text_heads: int | None = None
+    text_mlp: int | None = None
     context_length: int = 77
     vocab_size: int = 49408
     activation: str = "quick_gelu"

@@ -167,7 +167,8 @@ def reference_image_features(model, x):
     x : float32 array (N, 3, R, R)
     """
     with torch.inference_mode():
-        return _features(model.encode_image(torch.as_tensor(x)))
+        # A copy, because torch warns of arrays that are read-only.
+        return _features(model.encode_image(torch.tensor(x)))
 
 
 def reference_text_features(model, tokens):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from .architecture import Architecture
+
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 # What OpenAI's own files keep in float32; everything else in them is float16.
@@ -67,8 +69,6 @@ def save_openai(state_dict, path, dtype="float32", metadata=None, scalars=False)
     """
     tensors = cast(state_dict, dtype)
     if scalars:
-        from .architecture import Architecture
-
         arch = Architecture.from_state_dict(state_dict)
         for name, value in (("input_resolution", arch.image_size), ("context_length", arch.context_length),
                             ("vocab_size", arch.vocab_size)):
@@ -114,6 +114,8 @@ def save_openclip(state_dict, folder, spec, dtype="float32", text_prefix=False):
         "heads": spec.text_heads,
         "layers": spec.text_layers,
     }
+    if spec.text_mlp != 4 * spec.text_width:
+        text["mlp_ratio"] = spec.text_mlp / spec.text_width
     model = {"embed_dim": spec.embed_dim, "vision_cfg": vision, "text_cfg": text}
     if spec.activation == "quick_gelu":
         model["quick_gelu"] = True

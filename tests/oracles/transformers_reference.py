@@ -15,8 +15,10 @@ def load_transformers(folder):
     """
     from transformers import CLIPModel
 
+    # "eager" spells attention out; the default would call the same fused kernel as OpenAI's code does.
     model, report = CLIPModel.from_pretrained(
-        str(folder), dtype=torch.float32, local_files_only=True, output_loading_info=True)
+        str(folder), dtype=torch.float32, attn_implementation="eager", local_files_only=True,
+        output_loading_info=True)
     problems = {kind: found for kind, found in report.items() if found}
     if problems:
         raise ValueError(f"transformers could not use all tensors of {folder}: {problems}")
@@ -26,7 +28,7 @@ def load_transformers(folder):
 def transformers_image_features(model, x):
     """Image features of preprocessed images (N, 3, R, R)."""
     with torch.inference_mode():
-        pooled = model.vision_model(pixel_values=torch.as_tensor(x)).pooler_output
+        pooled = model.vision_model(pixel_values=torch.tensor(x)).pooler_output
         return _features(model.visual_projection(pooled))
 
 
