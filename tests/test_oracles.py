@@ -94,7 +94,8 @@ def test_transformers_loads_a_rounded_file(random_model, photos, tmp_path):
 def test_every_tensor_is_felt(name, seed, random_model, photos):
     # A tensor that could be one percent off unnoticed would be outside of what parity tests.
     spec, weights, _ = random_model(name, seed)
-    model = build_reference({key: value.clone() for key, value in weights.items()}, spec.activation, spec.heads)
+    own = {key: value.clone() for key, value in weights.items()}
+    model = build_reference(own, spec.activation, spec.heads)
     x, tokens = photos(4, spec.image_size, seed=7), tokenize(TEXTS)
     images, texts = features(model, x, tokens)
     least, noise = {}, torch.Generator().manual_seed(seed)
@@ -146,7 +147,8 @@ def test_head_count_and_activation_matter(random_model, photos):
 @pytest.mark.parametrize("name", ["RN50-small", "ViT-B/16-small"])
 def test_openai_layout_round_trip(name, dtype, random_model, tmp_path):
     spec, weights, _ = random_model(name, SEED)
-    path = layouts.save_openai(weights, tmp_path / "m.safetensors", dtype, layouts.metadata_of(spec), scalars=True)
+    path = tmp_path / "model.safetensors"
+    layouts.save_openai(weights, path, dtype, layouts.metadata_of(spec), scalars=True)
     found, metadata = load_float32(path)
     expected = layouts.rounded(weights, dtype)
     assert metadata == {"activation": spec.activation, "heads": f"{spec.vision_heads},{spec.text_heads}"}

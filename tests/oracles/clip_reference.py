@@ -70,9 +70,9 @@ def empty_reference(architecture):
     clip, arch = clip_module("model"), architecture
     with torch.device("meta"):
         model = clip.CLIP(
-            embed_dim=arch.embed_dim, image_resolution=1, vision_layers=0, vision_width=64, vision_patch_size=1,
-            context_length=arch.context_length, vocab_size=arch.vocab_size, transformer_width=arch.text_width,
-            transformer_heads=1, transformer_layers=1,
+            embed_dim=arch.embed_dim, image_resolution=1, vision_layers=0, vision_width=64,
+            vision_patch_size=1, context_length=arch.context_length, vocab_size=arch.vocab_size,
+            transformer_width=arch.text_width, transformer_heads=1, transformer_layers=1,
         )
         if arch.is_vit:
             model.visual = clip.VisionTransformer(
@@ -245,5 +245,5 @@ def check_parity(found, expected, tolerance=2e-5, what="features", least_spread=
     """
     error, apart = max_error(found, expected), spread(expected)
     print(f"{what}: max abs error {error:.2e} (at most {tolerance:.0e}), spread {apart:.3f}")
-    assert apart >= least_spread, f"{what}: spread {apart:.2e} is below {least_spread:.0e}; parity proves nothing"
+    assert apart >= least_spread, f"{what}: spread {apart:.2e} is below {least_spread:.0e}, all too alike"
     assert error <= tolerance, f"{what}: max abs error {error:.2e} exceeds {tolerance:.0e}"

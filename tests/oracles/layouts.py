@@ -225,8 +225,9 @@ def huggingface_state_dict(state_dict):
             tower = "vision_model" if block[1] else "text_model"
             prefix = f"{tower}.encoder.layers.{block[2]}"
             if block[3].startswith("attn.in_proj_"):
+                kind = block[3].removeprefix("attn.in_proj_")
                 for letter, third in zip("qkv", value.chunk(3)):
-                    tensors[f"{prefix}.self_attn.{letter}_proj.{block[3].removeprefix('attn.in_proj_')}"] = third
+                    tensors[f"{prefix}.self_attn.{letter}_proj.{kind}"] = third
             else:
                 part, _, kind = block[3].rpartition(".")
                 tensors[f"{prefix}.{parts[part]}.{kind}"] = value

@@ -123,8 +123,8 @@ def _random_tensor(name, shape, rng):
     if kind in ("bias", "in_proj_bias"):
         return normal(0.1)
     if len(shape) == 1:
-        # The scale of a BatchNorm or a LayerNorm. The residual branches of a ModifiedResNet are halved: at full
-        # strength a picture with unusual statistics grows from block to block, and float32's error with it.
+        # The scale of a BatchNorm or a LayerNorm. The residual branches of a ModifiedResNet are halved: at
+        # full strength a picture with unusual statistics grows from block to block, and float32's error too.
         branch = 0.5 if module.endswith("bn3") and ".layer" in module else 1.0
         return rng.uniform(0.5 * branch, 1.5 * branch, shape).astype(np.float32)
     fan_in = math.prod(shape[1:])
