@@ -89,4 +89,8 @@ def open_model(name_or_path, *, activation=None, heads=None, cache_dir=None):
 def _name_of(path, file):
     """A name for a model that has none: of the folder if that was given, else of the file."""
     resolved = Path(path).resolve()
-    return resolved.name if resolved.is_dir() else file.name.removesuffix(".index.json").removesuffix(".safetensors")
+    return (
+        resolved.name
+        if resolved.is_dir()
+        else file.name.removesuffix(".index.json").removesuffix(".safetensors")
+    )

@@ -16,6 +16,7 @@ that the core does not have: a wrong answer without a word is worse than none.
 from __future__ import annotations
 
 import math
+import operator
 import re
 import warnings
 from dataclasses import dataclass, field
@@ -170,8 +171,16 @@ def build_config(state, *, folder, name, entry=None, activation=None, heads=None
     stored = _from_metadata(state)
     zoo = {}
     if entry is not None:
-        _compare(f"the zoo entry {entry.name}", sizes, {"embed_dim": entry.embed_dim, "image_size": entry.image_size})
-        zoo = {"vision_heads": entry.vision_heads, "text_heads": entry.text_heads, "activation": entry.activation}
+        _compare(
+            f"the zoo entry {entry.name}",
+            sizes,
+            {"embed_dim": entry.embed_dim, "image_size": entry.image_size},
+        )
+        zoo = {
+            "vision_heads": entry.vision_heads,
+            "text_heads": entry.text_heads,
+            "activation": entry.activation,
+        }
     candidates = (
         ("argument", {"activation": activation, "vision_heads": asked[0], "text_heads": asked[1]}),
         (described.get("model_file"), described),
@@ -188,8 +197,8 @@ def build_config(state, *, folder, name, entry=None, activation=None, heads=None
         else:
             tower = key.partition("_")[0]
             raise WeightsError(
-                f"{state.path}: the number of {tower} heads is stored nowhere, and the width {_attention_width(sizes, tower)} "
-                f"is not a multiple of {HEAD_WIDTH}; pass heads=(image, text)"
+                f"{state.path}: the number of {tower} heads is stored nowhere, and the width "
+                f"{_attention_width(sizes, tower)} is not a multiple of {HEAD_WIDTH}; pass heads=(image, text)"
             )
         if key in zoo and sources[key] == described.get("model_file") and chosen[key] != zoo[key]:
             warnings.warn(
@@ -201,7 +210,9 @@ def build_config(state, *, folder, name, entry=None, activation=None, heads=None
     for tower in ("vision", "text"):
         width, count = _attention_width(sizes, tower), chosen[f"{tower}_heads"]
         if not 1 <= count <= width or width % count:
-            message = f"{tower} heads: {count} (from {sources[f'{tower}_heads']}) does not divide the width {width}"
+            message = (
+                f"{tower} heads: {count} (from {sources[f'{tower}_heads']}) does not divide the width {width}"
+            )
             raise (ValueError if sources[f"{tower}_heads"] == "argument" else WeightsError)(message)
     sources["preprocessing"] = described.get("preprocessing_file", "default")
     return ModelConfig(
@@ -238,7 +249,9 @@ def sizes_from_shapes(state):
         wrong = len(found) != len(form) or any(isinstance(f, int) and f != s for f, s in zip(form, found))
         if wrong or not all(1 <= size <= MAX_SIZE for size in found):
             expected = "[" + ", ".join(map(str, form)) + "]"
-            raise WeightsError(f"{name}: expected {expected} with sizes from 1 to {MAX_SIZE}, got {list(found)}")
+            raise WeightsError(
+                f"{name}: expected {expected} with sizes from 1 to {MAX_SIZE}, got {list(found)}"
+            )
         return found
 
     def blocks(prefix):
@@ -249,7 +262,9 @@ def sizes_from_shapes(state):
             raise WeightsError(f"missing tensors {prefix}0.* in {state.path}")
         lacking = next((i for i in range(len(numbers)) if i not in numbers), None)
         if lacking is not None:
-            raise WeightsError(f"missing tensors {prefix}{lacking}.* in {state.path}, there is {prefix}{max(numbers)}")
+            raise WeightsError(
+                f"missing tensors {prefix}{lacking}.* in {state.path}, there is {prefix}{max(numbers)}"
+            )
         return len(numbers)
 
     def grid(name, width):
@@ -257,7 +272,9 @@ def sizes_from_shapes(state):
         tokens = shape(name, "1 + grid*grid", width)[0]
         side = math.isqrt(tokens - 1)
         if side < 1 or side * side != tokens - 1:
-            raise WeightsError(f"{name}: expected [1 + grid*grid, {width}], got {[tokens, width]}: no square grid")
+            raise WeightsError(
+                f"{name}: expected [1 + grid*grid, {width}], got {[tokens, width]}: no square grid"
+            )
         return side
 
     if "visual.layer1.0.conv1.weight" in state:
@@ -305,13 +322,18 @@ def _default_heads(sizes):
 def _heads_argument(heads):
     if heads is None:
         return None, None
-    pair = (heads, None) if isinstance(heads, int) else heads
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise TypeError(f"heads: expected a number or a pair (image, text), got {heads!r}")
-    for count in pair:
-        if count is not None and (type(count) is not int or count < 1):
-            raise ValueError(f"heads: expected whole numbers from 1, got {heads!r}")
-    return tuple(pair)
+    pair = tuple(heads) if isinstance(heads, (tuple, list)) else (heads, None)
+    if len(pair) != 2:
+        raise ValueError(f"heads: expected a number or a pair (image, text), got {heads!r}")
+    try:
+        if any(isinstance(count, bool) for count in pair):
+            raise TypeError
+        pair = tuple(None if count is None else operator.index(count) for count in pair)
+    except TypeError:
+        raise TypeError(f"heads: expected a whole number or a pair (image, text), got {heads!r}") from None
+    if any(count is not None and count < 1 for count in pair):
+        raise ValueError(f"heads: expected numbers from 1, got {heads!r}")
+    return pair
 
 
 def _from_metadata(state):
@@ -324,7 +346,7 @@ def _from_metadata(state):
     if heads is not None:
         match = re.fullmatch(r"\s*(\d{1,6})\s*(?:,\s*(\d{1,6})\s*)?", heads, re.ASCII)
         if not match:
-            raise WeightsError(f"{state.path}: metadata heads: expected \"12\" or \"12,8\", got {heads[:40]!r}")
+            raise WeightsError(f"{state.path}: metadata heads: expected 12 or 12,8, got {heads[:40]!r}")
         found["vision_heads"] = int(match[1])
         found["text_heads"] = int(match[2]) if match[2] else None
     return found
@@ -380,7 +402,8 @@ def _read_huggingface(folder, sizes, required):
     })  # fmt: skip
     for where, section in (("vision_config", vision), ("text_config", text)):
         if section["layer_norm_eps"] != LAYER_NORM_EPS:
-            raise WeightsError(f"{path}: {where}.layer_norm_eps: expected {LAYER_NORM_EPS}, got {section['layer_norm_eps']}")
+            found = str(section["layer_norm_eps"])[:40]
+            raise WeightsError(f"{path}: {where}.layer_norm_eps: expected {LAYER_NORM_EPS}, got {found}")
         _activation(f"{path}: {where}.hidden_act", section["hidden_act"])
     if vision["hidden_act"] != text["hidden_act"]:
         raise WeightsError(
@@ -412,10 +435,14 @@ def _read_open_clip(folder, sizes, required):
     if "embed_dim" not in model:
         return {}
     vision_given, text_given = _section(path, model, "vision_cfg"), _section(path, model, "text_cfg")
-    for where, given, fixed in (("vision_cfg", vision_given, OC_VISION_FIXED), ("text_cfg", text_given, OC_TEXT_FIXED)):
+    towers = (("vision_cfg", vision_given, OC_VISION_FIXED), ("text_cfg", text_given, OC_TEXT_FIXED))
+    for where, given, fixed in towers:
         for key, allowed in fixed.items():
             if key in given and given[key] not in allowed:
-                raise WeightsError(f"{path}: {where}.{key} = {str(given[key])[:60]} is a variant that clipc does not compute")
+                value = str(given[key])[:60]
+                raise WeightsError(
+                    f"{path}: {where}.{key} = {value} is a variant that clipc does not compute"
+                )
     vision, text = {**OC_VISION_DEFAULTS, **vision_given}, {**OC_TEXT_DEFAULTS, **text_given}
     expected = {
         "embed_dim": model["embed_dim"], "image_size": _square(vision["image_size"]), "vision_width": vision["width"],
@@ -448,7 +475,9 @@ def _read_preprocessor(folder, image_size):
     raw = load_json(path)
     for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"):
         if raw.get(key, True) is not True:
-            raise WeightsError(f"{path}: {key} = {str(raw[key])[:40]} is not clipc's preprocessing, expected true")
+            raise WeightsError(
+                f"{path}: {key} = {str(raw[key])[:40]} is not clipc's preprocessing, expected true"
+            )
     size, crop = raw.get("size", image_size), raw.get("crop_size", image_size)
     if isinstance(size, dict):
         if set(size) != {"shortest_edge"}:
@@ -458,7 +487,9 @@ def _read_preprocessor(folder, image_size):
         crop = _square([crop.get("height"), crop.get("width")])
     for key, value in (("size", size), ("crop_size", crop)):
         if value != image_size:
-            raise WeightsError(f"{path}: {key} is {str(value)[:40]}, the tensor shapes say image_size {image_size}")
+            raise WeightsError(
+                f"{path}: {key} is {str(value)[:40]}, the tensor shapes say image_size {image_size}"
+            )
     if raw.get("resample", 3) != 3:
         raise WeightsError(f"{path}: resample: expected 3 (bicubic), got {str(raw['resample'])[:40]}")
     scale = raw.get("rescale_factor", 1 / 255)
@@ -478,17 +509,21 @@ def _read_open_clip_preprocess(folder, image_size):
     section = _section(path, raw, "preprocess_cfg")
     for key, expected in (("interpolation", "bicubic"), ("resize_mode", "shortest"), ("mode", "RGB")):
         if section.get(key, expected) != expected:
-            raise WeightsError(f"{path}: preprocess_cfg.{key}: expected {expected}, got {str(section[key])[:40]}")
+            raise WeightsError(
+                f"{path}: preprocess_cfg.{key}: expected {expected}, got {str(section[key])[:40]}"
+            )
     size = _square(section.get("size", image_size))
     if size != image_size:
-        raise WeightsError(f"{path}: preprocess_cfg.size is {size}, the tensor shapes say image_size {image_size}")
+        raise WeightsError(
+            f"{path}: preprocess_cfg.size is {size}, the tensor shapes say image_size {image_size}"
+        )
     return _mean_std(path, section, "mean", "std")
 
 
 def _mean_std(path, section, mean_key, std_key):
     values = []
     for key, default in ((mean_key, CLIP_MEAN), (std_key, CLIP_STD)):
-        value = section.get(key) or default
+        value = default if section.get(key) is None else section[key]
         numbers = isinstance(value, (list, tuple)) and all(type(v) in (int, float) for v in value)
         if not numbers or len(value) != 3 or not all(math.isfinite(v) for v in value):
             raise WeightsError(f"{path}: {key}: expected three numbers, got {str(value)[:80]}")

@@ -31,7 +31,14 @@ IGNORED = re.compile(
     r"(input_resolution|context_length|vocab_size|(text\.)?attn_mask|(.*\.)?num_batches_tracked|(.*\.)?position_ids)"
 )
 
-TEXT_NAMES = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection", "attn_mask")
+TEXT_NAMES = (
+    "token_embedding.",
+    "positional_embedding",
+    "transformer.",
+    "ln_final.",
+    "text_projection",
+    "attn_mask",
+)
 
 # Hugging Face name to OpenAI name, inside a block and outside.
 HF_BLOCK = {
@@ -155,7 +162,9 @@ class WeightState:
                 surplus += entry.parts
         if surplus:
             names = ", ".join(sorted(surplus)[:5]) + (", ..." if len(surplus) > 5 else "")
-            raise WeightsError(f"{self.path}: {len(surplus)} tensors that a CLIP model of this shape does not have: {names}")
+            raise WeightsError(
+                f"{self.path}: {len(surplus)} surplus tensors, which a CLIP model of this shape does not have: {names}"
+            )
 
     def close(self):
         """Close the file; arrays that were read stay valid."""
@@ -310,7 +319,9 @@ def _from_huggingface(names, prefix, source):
         infos = [source.tensors[prefix + found[letter]] for letter in "qkv" if letter in found]
         if any(info[:2] != infos[0][:2] or not info.shape for info in infos):
             seen = ", ".join(f"{info.dtype} {list(info.shape)}" for info in infos)
-            raise WeightsError(f"{example}: expected one dtype and shape for query, key and value, got {seen}")
+            raise WeightsError(
+                f"{example}: expected one dtype and shape for query, key and value, got {seen}"
+            )
         parts = tuple(prefix + found[letter] for letter in "qkv" if letter in found)
         shape = (3 * infos[0].shape[0], *infos[0].shape[1:])
         entries[target] = Entry(parts, shape, infos[0].dtype, missing=missing)

@@ -116,7 +116,7 @@ class SafetensorsFile:
         info = self.tensors[name]
         dtype = NUMPY_DTYPES.get(info.dtype)
         if dtype is None:
-            raise WeightsError(f"{name}: dtype {info.dtype} cannot be read, expected one of F32, F16, BF16 ({self.path})")
+            raise WeightsError(f"{name}: expected dtype F32, F16 or BF16, got {info.dtype} ({self.path})")
         out = np.empty(info.shape, dtype)
         self.read_into(name, out)
         return out
@@ -179,7 +179,9 @@ class ShardedSafetensors:
             raise WeightsError(f"{self.path} has no weight_map of tensor names to files")
         for name, file_name in weight_map.items():
             if not isinstance(file_name, str) or not _is_plain_name(file_name):
-                raise WeightsError(f"{self.path}: {name} points to {file_name!r}, expected a file beside the index")
+                raise WeightsError(
+                    f"{self.path}: {name} points to {file_name!r}, expected a file beside the index"
+                )
         self.tensors = {}
         self.metadata = {}
         self._files = {}
@@ -190,11 +192,12 @@ class ShardedSafetensors:
                 self._files[file_name] = shard
                 for name, info in shard.tensors.items():
                     if name in self.tensors:
-                        raise WeightsError(f"{self.path}: {name} is in {self._home[name].path.name} and in {file_name}")
-                    if weight_map.get(name) != file_name:
                         raise WeightsError(
-                            f"{self.path}: {name} is in {file_name}, the index says {weight_map.get(name, 'nothing about it')}"
+                            f"{self.path}: {name} is in {self._home[name].path.name} and in {file_name}"
                         )
+                    if weight_map.get(name) != file_name:
+                        stated = weight_map.get(name, "nothing about it")
+                        raise WeightsError(f"{self.path}: {name} is in {file_name}, the index says {stated}")
                     self.tensors[name] = info
                     self._home[name] = shard
                 self.metadata.update(shard.metadata)
@@ -246,7 +249,9 @@ def find_weights(folder):
         found = sorted(p for p in folder.glob(pattern) if p.is_file())
         if len(found) > 1:
             names = ", ".join(p.name for p in found[:5]) + (", ..." if len(found) > 5 else "")
-            raise WeightsError(f"{folder} holds {len(found)} weight files ({names}); give the path of one of them")
+            raise WeightsError(
+                f"{folder} holds {len(found)} weight files ({names}); give the path of one of them"
+            )
         if found:
             return found[0]
     others = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth") and p.is_file())
@@ -264,7 +269,9 @@ def open_weights(path):
     path = Path(path)
     if path.is_dir():
         path = find_weights(path)
-    return ShardedSafetensors(path) if path.name.endswith(".safetensors.index.json") else SafetensorsFile(path)
+    return (
+        ShardedSafetensors(path) if path.name.endswith(".safetensors.index.json") else SafetensorsFile(path)
+    )
 
 
 def load_json(path):
@@ -283,7 +290,7 @@ def load_json(path):
 
 
 def _parse_json(raw):
-    """Parse JSON strictly: UTF-8, no name twice in one object, no NaN or Infinity."""
+    """Parse JSON strictly: UTF-8, no name twice in one object, no NaN or Infinity, no endless numbers."""
 
     def unique(pairs):
         result = dict(pairs)
@@ -294,9 +301,13 @@ def _parse_json(raw):
         return result
 
     def refuse(constant):
-        raise ValueError(f"{constant} is not a JSON number")
+        raise ValueError(f"{constant} is not a number that can be used")
 
-    return json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+    def whole(digits):
+        # Numbers beyond the range of a float make arithmetic on them raise in unexpected places.
+        return int(digits) if len(digits) <= 25 else refuse(_short(digits))
+
+    return json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse, parse_int=whole)
 
 
 def _read_header(path, file):
@@ -309,7 +320,9 @@ def _read_header(path, file):
     if looks_like:
         raise WeightsError(f"{path} is not a safetensors file: this looks like {looks_like}")
     if size < 8:
-        raise WeightsError(f"{path} is cut short: a safetensors file begins with 8 bytes, the file has {size}")
+        raise WeightsError(
+            f"{path} is cut short: a safetensors file begins with 8 bytes, the file has {size}"
+        )
     length = int.from_bytes(start[:8], "little")
     if length > MAX_HEADER_BYTES or length < 2 or (size > 8 and start[8:9] != b"{"):
         raise WeightsError(
@@ -342,8 +355,10 @@ def _read_header(path, file):
     for name, (_, _, begin, end) in entries:
         if begin != position:
             problem = "overlaps" if begin < position else "leaves a gap after"
-            raise WeightsError(f"{path}: {_short(name)} begins at byte {begin}, which {problem} {_short(previous)} "
-                               f"(expected {position})")  # fmt: skip
+            raise WeightsError(
+                f"{path}: {_short(name)} begins at byte {begin} of the data, which {problem} {_short(previous)} "
+                f"(expected {position})"
+            )
         position, previous = end, name
     data_start = 8 + length
     if data_start + position > size:

@@ -120,7 +120,7 @@ def resolve(name_or_path, cache_dir=None):
         raise TypeError(f"expected the name or the path of a model as text, got {type(text).__name__}")
     if not text:
         raise ValueError("expected the name or the path of a model, got an empty text")
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # leaves the name of an unknown user alone
     if path.exists():
         return path, None
     entry = ZOO.get(text)
@@ -130,7 +130,9 @@ def resolve(name_or_path, cache_dir=None):
         folded = {name.lower(): name for name in ZOO}
         close = [folded[match] for match in difflib.get_close_matches(text.lower(), folded, n=3, cutoff=0.5)]
         hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise ValueError(f"unknown model {text!r}: {hint}known are {', '.join(ZOO)}, or give a path")
+        raise ValueError(
+            f"unknown model {text!r}: {hint}known are {', '.join(ZOO)}, or give a path that exists"
+        )
     if entry.name == "tiny":
         return EMBEDDED_FILE, entry
     folder = cached_model_folder(entry, cache_dir)
