@@ -16,11 +16,12 @@ from pathlib import Path
 from clipc.weights.config import CLIP_MEAN, CLIP_STD, ModelConfig, build_config, sizes_from_shapes
 from clipc.weights.layouts import WeightState
 from clipc.weights.safetensors_file import SafetensorsFile, ShardedSafetensors, TensorInfo, open_weights
-from clipc.weights.zoo import ZOO, ZooEntry, available_models, cache_folder, resolve
+from clipc.weights.zoo import EMBEDDED_FILE, ZOO, ZooEntry, available_models, cache_folder, resolve
 
 __all__ = [
     "CLIP_MEAN",
     "CLIP_STD",
+    "EMBEDDED_FILE",
     "ModelConfig",
     "SafetensorsFile",
     "ShardedSafetensors",

@@ -137,6 +137,19 @@ class ModelConfig:
             "activation": self.activation,
         }
 
+    def summary(self):
+        """One line: name, architecture, sizes, and what the weights alone do not tell with its origin."""
+        if self.vision == "vit":
+            tower = f"ViT, {self.vision_layers} blocks of width {self.vision_width}, patch {self.vision_patch_size}"
+        else:
+            tower = f"ModifiedResNet {'-'.join(map(str, self.vision_layers))} of width {self.vision_width}"
+        origin = lambda key: f" ({self.sources[key]})" if key in self.sources else ""  # noqa: E731
+        return (
+            f"{self.name}: {tower}, {self.image_size} x {self.image_size} pixels; text {self.text_layers} blocks of "
+            f"width {self.text_width}; embedding {self.embed_dim}; heads {self.vision_heads}{origin('vision_heads')} and "
+            f"{self.text_heads}{origin('text_heads')}; {self.activation}{origin('activation')}"
+        )
+
 
 def build_config(state, *, folder, name, entry=None, activation=None, heads=None):
     """Put the configuration of a model together.
