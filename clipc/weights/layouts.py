@@ -163,7 +163,8 @@ class WeightState:
         if surplus:
             names = ", ".join(sorted(surplus)[:5]) + (", ..." if len(surplus) > 5 else "")
             raise WeightsError(
-                f"{self.path}: {len(surplus)} surplus tensors, which a CLIP model of this shape does not have: {names}"
+                f"{self.path}: {len(surplus)} surplus tensors, which a CLIP model of this shape does not "
+                f"have: {names}"
             )
 
     def close(self):
@@ -222,8 +223,8 @@ def _translate(source):
     if make is None:
         seen = ", ".join(sorted(source.tensors)[:3])
         raise WeightsError(
-            f"{source.path} is not a CLIP model that clipc knows: expected tensors named as by OpenAI, OpenCLIP or "
-            f"Hugging Face's CLIPModel, found {len(names)} such as {seen}"
+            f"{source.path} is not a CLIP model that clipc knows: expected tensors named as by OpenAI, OpenCLIP "
+            f"or Hugging Face's CLIPModel, found {len(names)} such as {seen}"
         )
     if not (has_image and has_text):
         present, absent = ("image", "text") if has_image else ("text", "image")
@@ -351,6 +352,6 @@ def _check_logit_bias(source, prefix):
         raise WeightsError(f"{name}: expected one floating-point number, got {info.dtype} {list(info.shape)}")
     if source.read(name).any():
         raise WeightsError(
-            f"{source.path} is not a CLIP model that clipc knows: its logit_bias is not zero, so it was trained "
-            "with the sigmoid loss"
+            f"{source.path} is not a CLIP model that clipc knows: its logit_bias is not zero, so it was "
+            "trained with the sigmoid loss"
         )
