@@ -114,7 +114,13 @@ LIES = [
     ("fractional offset", {"a": entry(offsets=(0, 8.0))}, 8, None, "data_offsets must be"),
     ("bool offset", {"a": entry("U8", (1,), (False, True))}, 1, None, "data_offsets must be"),
     ("three offsets", {"a": entry(offsets=(0, 4, 8))}, 8, None, "data_offsets must be"),
-    ("offsets missing", {"a": {"dtype": "F32", "shape": [2]}}, 8, None, "exactly dtype, shape and data_offsets"),
+    (
+        "offsets missing",
+        {"a": {"dtype": "F32", "shape": [2]}},
+        8,
+        None,
+        "exactly dtype, shape and data_offsets",
+    ),
     ("surplus field", {"a": {**entry(), "x": 1}}, 8, None, "exactly dtype, shape and data_offsets"),
     ("entry is a list", {"a": [1, 2]}, 8, None, "exactly dtype"),
     ("span too small", {"a": entry(shape=(3,))}, 8, None, r"F32 \[3\] takes 12 bytes, data_offsets span 8"),
@@ -173,7 +179,11 @@ def test_library_checks_as_well(tmp_path):
 
 
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 20) | st.floats() | st.sampled_from(["F32", "BF16", "F4", ""]),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 20)
+    | st.floats()
+    | st.sampled_from(["F32", "BF16", "F4", ""]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["dtype", "shape"]), inner),
     max_leaves=8,
 )

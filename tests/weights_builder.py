@@ -5,7 +5,14 @@ import struct
 
 import numpy as np
 
-DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int64": "I64", "int32": "I32", "float64": "F64"}
+DTYPES = {
+    "float32": "F32",
+    "float16": "F16",
+    "uint16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "float64": "F64",
+}
 
 
 def raw_file(path, header, data=b"", length=None):
@@ -23,7 +30,11 @@ def write_safetensors(path, tensors, metadata=None):
     for name, array in tensors.items():
         raw = np.asarray(array, order="C").tobytes()
         offsets = [position, position + len(raw)]
-        header[name] = {"dtype": DTYPES[array.dtype.name], "shape": list(array.shape), "data_offsets": offsets}
+        header[name] = {
+            "dtype": DTYPES[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": offsets,
+        }
         data.append(raw)
         position += len(raw)
     return raw_file(path, header, b"".join(data))
@@ -73,7 +84,9 @@ def vit_shapes(width=128, layers=3, mlp=320, patch=4, grid=3, embed=24, text=Non
         "visual.positional_embedding": (grid * grid + 1, width),
         "visual.proj": (width, embed),
         "visual.conv1.weight": (width, 3, patch, patch),
-        **{f"visual.{norm}.{part}": (width,) for norm in ("ln_pre", "ln_post") for part in ("weight", "bias")},
+        **{
+            f"visual.{norm}.{part}": (width,) for norm in ("ln_pre", "ln_post") for part in ("weight", "bias")
+        },
         **block_shapes("visual.transformer.", layers, width, mlp),
         **text_shapes(embed, **(text or {})),
     }
@@ -86,7 +99,9 @@ def resnet_shapes(layers=(1, 2, 1, 1), width=8, grid=2, embed=24, text=None):
         for part in ("weight", "bias", "running_mean", "running_var"):
             shapes[f"{name}.{part}"] = (channels,)
 
-    for i, (inputs, outputs) in enumerate(((3, width // 2), (width // 2, width // 2), (width // 2, width)), 1):
+    for i, (inputs, outputs) in enumerate(
+        ((3, width // 2), (width // 2, width // 2), (width // 2, width)), 1
+    ):
         shapes[f"visual.conv{i}.weight"] = (outputs, inputs, 3, 3)
         norm(f"visual.bn{i}", outputs)
     inputs = width
@@ -130,7 +145,9 @@ def to_huggingface(tensors):
         tower = "vision_model" if name.startswith("visual.") else "text_model"
         bare = name.removeprefix("visual.")
         if name in ("visual.proj", "text_projection"):
-            result["visual_projection.weight" if name == "visual.proj" else "text_projection.weight"] = array.T
+            result["visual_projection.weight" if name == "visual.proj" else "text_projection.weight"] = (
+                array.T
+            )
         elif name == "logit_scale":
             result[name] = array
         elif "in_proj_" in name:

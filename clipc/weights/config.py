@@ -253,10 +253,10 @@ def sizes_from_shapes(state):
         found = state.shape(name)
         wrong = len(found) != len(form) or any(isinstance(f, int) and f != s for f, s in zip(form, found))
         if wrong or not all(1 <= size <= MAX_SIZE for size in found):
-            expected = "[" + ", ".join(map(str, form)) + "]"
-            raise WeightsError(
-                f"{name}: expected {expected} with sizes from 1 to {MAX_SIZE}, got {list(found)}"
+            expected = (
+                "[" + ", ".join(map(str, form)) + "]" + ("" if wrong else f", sizes from 1 to {MAX_SIZE}")
             )
+            raise WeightsError(f"{name}: expected {expected}, got {list(found)}")
         return found
 
     def blocks(prefix):
@@ -302,12 +302,12 @@ def sizes_from_shapes(state):
         }  # fmt: skip
     if vision["image_size"] > MAX_SIZE or 32 * width > MAX_SIZE:
         raise WeightsError(f"{state.path}: image size {vision['image_size']} and width {width} are too large")
-    vocab_size, text_width = shape("token_embedding.weight", "vocabulary", "width")
+    (text_width,) = shape("ln_final.weight", "width")
     return {
         **vision,
         "embed_dim": shape("text_projection", text_width, "embedding")[1],
         "context_length": shape("positional_embedding", "context", text_width)[0],
-        "vocab_size": vocab_size,
+        "vocab_size": shape("token_embedding.weight", "vocabulary", text_width)[0],
         "text_width": text_width,
         "text_layers": blocks("transformer.resblocks."),
         "text_mlp_width": shape("transformer.resblocks.0.mlp.c_fc.weight", "mlp width", text_width)[0],
@@ -481,8 +481,8 @@ def _read_preprocessor(folder, image_size):
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         return {}
-    raw = load_json(path)
-    for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"):
+    raw = {key: value for key, value in load_json(path).items() if value is not None}
+    for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
         if raw.get(key, True) is not True:
             raise WeightsError(
                 f"{path}: {key} = {str(raw[key])[:40]} is not clipc's preprocessing, expected true"

@@ -223,8 +223,8 @@ def _translate(source):
     if make is None:
         seen = ", ".join(sorted(source.tensors)[:3])
         raise WeightsError(
-            f"{source.path} is not a CLIP model that clipc knows: expected tensors named as by OpenAI, OpenCLIP "
-            f"or Hugging Face's CLIPModel, found {len(names)} such as {seen}"
+            f"{source.path} is not a CLIP model that clipc knows: expected tensors named as by OpenAI, "
+            f"OpenCLIP or Hugging Face's CLIPModel, found {len(names)} such as {seen}"
         )
     if not (has_image and has_text):
         present, absent = ("image", "text") if has_image else ("text", "image")
@@ -282,11 +282,10 @@ def _from_openclip(names, prefix, source):
     entries = {}
     for name, entry in plain.items():
         short = name.removeprefix("text.")
-        # A name without the prefix must not hide, or be hidden by, one with it.
-        if short != name and short.startswith(TEXT_NAMES) and short not in plain:
+        if short != name and short.startswith(TEXT_NAMES):
             name = short
         elif name.startswith(TEXT_NAMES):
-            name = "?" + name
+            name = "?" + name  # surplus: without the prefix it must not hide the one with it
         entries[name] = entry
     return entries
 
