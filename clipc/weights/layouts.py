@@ -32,13 +32,8 @@ IGNORED = re.compile(
 )
 
 TEXT_NAMES = (
-    "token_embedding.",
-    "positional_embedding",
-    "transformer.",
-    "ln_final.",
-    "text_projection",
-    "attn_mask",
-)
+    "token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection", "attn_mask",
+)  # fmt: skip
 
 # Hugging Face name to OpenAI name, inside a block and outside.
 HF_BLOCK = {
