@@ -28,7 +28,8 @@ WRAPPERS = ("module.", "_orig_mod.", "state_dict.", "model.", "clip_model.", "cl
 
 # Kept in files for other programs: sizes that the shapes tell as well, counters, constants.
 IGNORED = re.compile(
-    r"(input_resolution|context_length|vocab_size|(text\.)?attn_mask|(.*\.)?num_batches_tracked|(.*\.)?position_ids)"
+    r"(input_resolution|context_length|vocab_size|(text\.)?attn_mask"
+    r"|(.*\.)?num_batches_tracked|(.*\.)?position_ids)"
 )
 
 TEXT_NAMES = (
