@@ -5,6 +5,8 @@ import io
 import os
 import pathlib
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 
@@ -101,7 +103,7 @@ END = (b"IEND", b"")
         ([PIXELS, HEADER, END], "the first chunk is no header"),
         ([HEADER, HEADER, PIXELS, END], "second header"),
         ([HEADER, END], "no image data"),
-        ([HEADER, (b"IDAT", b""), END], "do not give its pixels"),
+        ([HEADER, (b"IDAT", b""), END], "no image data"),
         ([HEADER, (b"IDAT", zlib.compress(b"\x00abcde")), END], "do not give its pixels"),
         ([HEADER, (b"IDAT", zlib.compress(b"\x00abcdef")[:-6]), END], "do not give its pixels"),
         ([HEADER, (b"IDAT", zlib.compress(b"\x07abcdef")), END], "do not give its pixels"),
@@ -341,6 +343,46 @@ def test_size_is_checked_before_anything_is_allocated():
     for data in (huge_png, bytes(jpeg)):
         with pytest.raises(ImageError, match=r"more than the limit of 178956970 .*CLIPC_MAX_IMAGE_PIXELS"):
             decode(data)
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+import numpy as np
+from clipc import _core
+
+files = [open(path, "rb").read() for path in sys.argv[1:]]
+small = np.zeros((50, 50, 3), np.uint8)
+_core.set_num_threads(1)
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (32 << 20), resource.RLIM_INFINITY))
+calls = [lambda data=data: _core.decode_image(data, 10**9) for data in files]
+calls += [lambda: _core.resize(small, 1, 2**24), lambda: _core.resize(small, 30000, 30000)]
+for call in calls:
+    try:
+        call()
+    except MemoryError as error:
+        print("MemoryError", error)
+    else:
+        print("enough")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
+def test_lack_of_memory_is_a_memory_error(tmp_path):
+    flat = Image.new("RGB", (5000, 5000))
+    paths = [str(tmp_path / name) for name in ("a.jpg", "b.jpg", "c.png")]
+    flat.save(paths[0], quality=50)
+    flat.save(paths[1], quality=50, progressive=True)
+    flat.save(paths[2])
+    # A sanitizer would rather end the process than let an allocation fail.
+    options = os.environ.get("ASAN_OPTIONS", "") + ":allocator_may_return_null=1"
+    run = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY, *paths], capture_output=True, text=True,
+                         env={**os.environ, "ASAN_OPTIONS": options})  # fmt: skip
+    lines = run.stdout.splitlines()
+    assert run.returncode == 0 and len(lines) == 5, run.stderr
+    assert all(line.startswith("MemoryError") for line in lines), lines
+    assert "bytes could not be allocated" in lines[1] or "out of memory" in lines[1]
 
 
 def test_limit_is_inclusive():

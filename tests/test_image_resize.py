@@ -202,7 +202,6 @@ def test_readonly_and_strided_arrays():
         (lambda: _core.resize_crop(noise(4, 4), 2**70), OverflowError, None),
         (lambda: _core.resize(noise(4, 4), 0, 4), ValueError, "width: expected 1 to"),
         (lambda: _core.resize(noise(4, 4), 4, 2**40), ValueError, "height: expected 1 to"),
-        (lambda: _core.resize(noise(4, 4), 2**31 - 1, 2**20), MemoryError, None),
         (lambda: _core.crop_geometry(0, 4, 4), ValueError, "height: expected"),
         (lambda: _core.preprocess(noise(4, 4), 4, (0, 0), STD), TypeError, None),
         (lambda: _core.preprocess(noise(4, 4), 4, (0, 0, float("nan")), STD), ValueError, "mean: expected three finite"),
