@@ -79,7 +79,7 @@ def is_batch(images):
     return isinstance(images, (list, tuple)) or _is_preprocessed(images)
 
 
-def preprocess(images, size, mean, std, *, exif=False):
+def preprocess(images, size, mean, std, *, exif=False, first_index=0):
     """The input of CLIP's image encoder.
 
     The shorter side is resized to `size` (antialiased bicubic, equal to Pillow's), the centred square is cut
@@ -96,6 +96,8 @@ def preprocess(images, size, mean, std, *, exif=False):
         In units of the pixel range 0 to 1.
     exif : bool
         As for `to_rgb`.
+    first_index : int
+        Position of the first image in the list that the caller knows, for messages.
 
     Returns
     -------
@@ -121,7 +123,7 @@ def preprocess(images, size, mean, std, *, exif=False):
     # Here and not earlier: the first image tells a mistake before memory for all of them is taken.
     result = None
     for index, image in enumerate(items):
-        rgb = _to_rgb(image, exif, None if single else index)
+        rgb = _to_rgb(image, exif, None if single else first_index + index)
         if result is None:
             result = np.empty((len(items), 3, size, size), np.float32)
         _core.preprocess(rgb, size, mean, std, out=result[index])

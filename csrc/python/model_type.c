@@ -1,8 +1,388 @@
-/* The type clipc._core.Model. */
+/* The type clipc._core.Model: a loaded model, and the two encodes. */
 #include "python/binding.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "model/clip_model.h"
+
+typedef struct {
+    PyObject_HEAD
+    clipc_model *model;
+    PyObject *module; /* clipc._core, for its exceptions */
+} model_object;
+
+/* ---- configuration: a dict of clipc.weights.config.ModelConfig.to_core() --------------------------- */
+
+static int size_from_object(PyObject *value, const char *key, size_t *out)
+{
+    const Py_ssize_t size = PyNumber_AsSsize_t(value, PyExc_OverflowError);
+    if (size == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (size < 0) {
+        PyErr_Format(PyExc_ValueError, "config[%s]: expected a size, got %zd", key, size);
+        return -1;
+    }
+    *out = (size_t)size;
+    return 0;
+}
+
+/* A borrowed reference, or NULL with KeyError. */
+static PyObject *config_item(PyObject *config, const char *key)
+{
+    PyObject *value = PyDict_GetItemString(config, key);
+    if (value == NULL) {
+        PyErr_Format(PyExc_KeyError, "config: %s is missing", key);
+    }
+    return value;
+}
+
+static int config_layers(PyObject *config, clipc_config *out)
+{
+    PyObject *value = config_item(config, "vision_layers");
+    if (value == NULL) {
+        return -1;
+    }
+    if (out->vision == CLIPC_VISION_TRANSFORMER) {
+        return size_from_object(value, "vision_layers", &out->vision_layers[0]);
+    }
+    if (!PyTuple_Check(value) || PyTuple_GET_SIZE(value) != 4) {
+        PyErr_Format(PyExc_ValueError, "config[vision_layers]: expected four numbers, got %R", value);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < 4; i++) {
+        if (size_from_object(PyTuple_GET_ITEM(value, i), "vision_layers", &out->vision_layers[i]) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* The index of the string config[key] among the choices (which end with NULL), or -1 with an exception. */
+static int config_choice(PyObject *config, const char *key, const char *const *choices)
+{
+    PyObject *value = config_item(config, key);
+    if (value == NULL) {
+        return -1;
+    }
+    for (int i = 0; choices[i] != NULL; i++) {
+        if (PyUnicode_Check(value) && PyUnicode_CompareWithASCIIString(value, choices[i]) == 0) {
+            return i;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "config[%s]: unknown value %R", key, value);
+    return -1;
+}
+
+static int config_from_dict(PyObject *config, clipc_config *out)
+{
+    static const char *const visions[] = {"vit", "modified_resnet", NULL};
+    static const char *const activations[] = {"quick_gelu", "gelu", NULL};
+    const struct {
+        const char *key;
+        size_t *out;
+    } sizes[] = {
+        {"embed_dim", &out->embed_dim},
+        {"image_size", &out->image_size},
+        {"vision_width", &out->vision_width},
+        {"vision_patch_size", &out->vision_patch_size},
+        {"vision_heads", &out->vision_heads},
+        {"vision_mlp_width", &out->vision_mlp_width},
+        {"context_length", &out->context_length},
+        {"vocab_size", &out->vocab_size},
+        {"text_width", &out->text_width},
+        {"text_heads", &out->text_heads},
+        {"text_layers", &out->text_layers},
+        {"text_mlp_width", &out->text_mlp_width},
+    };
+    memset(out, 0, sizeof *out);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        PyObject *value = config_item(config, sizes[i].key);
+        if (value == NULL || size_from_object(value, sizes[i].key, sizes[i].out) < 0) {
+            return -1;
+        }
+    }
+    const int vision = config_choice(config, "vision", visions);
+    const int activation = vision < 0 ? -1 : config_choice(config, "activation", activations);
+    if (activation < 0) {
+        return -1;
+    }
+    out->vision = vision == 0 ? CLIPC_VISION_TRANSFORMER : CLIPC_MODIFIED_RESNET;
+    out->activation = activation == 0 ? CLIPC_ACTIVATION_QUICK_GELU : CLIPC_ACTIVATION_GELU;
+    return config_layers(config, out);
+}
+
+/* ---- loading --------------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject *read;        /* callable: name -> array; borrowed */
+    PyArrayObject *tensor; /* what the last view points into; owned */
+} python_source;
+
+/* Called without the GIL. A Python exception that is set here survives until clipc_raise. */
+static clipc_status fetch_with_gil(python_source *source, const char *name, clipc_tensor_view *view,
+                                   clipc_message *message)
+{
+    Py_CLEAR(source->tensor);
+    if (PyErr_CheckSignals() < 0) {
+        return CLIPC_INTERRUPTED;
+    }
+    PyObject *result = PyObject_CallFunction(source->read, "s", name);
+    if (result == NULL) {
+        return CLIPC_ERROR_WEIGHTS;
+    }
+    if (!PyArray_Check(result)) {
+        PyErr_Format(PyExc_TypeError, "%s: expected a NumPy array, got %s", name, Py_TYPE(result)->tp_name);
+        Py_DECREF(result);
+        return CLIPC_ERROR_TYPE;
+    }
+    switch (PyArray_TYPE((PyArrayObject *)result)) {
+    case NPY_FLOAT32:
+        view->dtype = CLIPC_FLOAT32;
+        break;
+    case NPY_FLOAT16:
+        view->dtype = CLIPC_FLOAT16;
+        break;
+    case NPY_UINT16: /* NumPy has no bfloat16; its bits come as integers */
+        view->dtype = CLIPC_BFLOAT16;
+        break;
+    default: {
+        PyObject *text = PyObject_Str((PyObject *)PyArray_DESCR((PyArrayObject *)result));
+        const char *dtype = text ? PyUnicode_AsUTF8(text) : NULL;
+        const clipc_status status = clipc_fail(message, CLIPC_ERROR_WEIGHTS,
+                                               "%s: expected float32, float16 or bfloat16, got %s", name,
+                                               dtype ? dtype : "another dtype");
+        PyErr_Clear();
+        Py_XDECREF(text);
+        Py_DECREF(result);
+        return status;
+    }
+    }
+    source->tensor = (PyArrayObject *)PyArray_FROM_OF(result, NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED | NPY_ARRAY_NOTSWAPPED);
+    Py_DECREF(result);
+    if (source->tensor == NULL) {
+        return CLIPC_ERROR_MEMORY;
+    }
+    view->rank = PyArray_NDIM(source->tensor);
+    if (view->rank > CLIPC_MAX_RANK) {
+        return clipc_fail(message, CLIPC_ERROR_WEIGHTS, "%s: expected at most %d dimensions, got %d", name, CLIPC_MAX_RANK,
+                          view->rank);
+    }
+    for (int i = 0; i < view->rank; i++) {
+        view->shape[i] = (size_t)PyArray_DIM(source->tensor, i);
+    }
+    view->data = PyArray_DATA(source->tensor);
+    return CLIPC_OK;
+}
+
+static clipc_status fetch(void *context, const char *name, clipc_tensor_view *view, clipc_message *message)
+{
+    const PyGILState_STATE gil = PyGILState_Ensure();
+    const clipc_status status = fetch_with_gil(context, name, view, message);
+    PyGILState_Release(gil);
+    return status;
+}
+
+static PyObject *model_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
+{
+    static char *names[] = {"config", "read", NULL};
+    PyObject *config_dict;
+    python_source source = {NULL, NULL};
+    clipc_config config;
+    clipc_model *model = NULL;
+    clipc_message message = {""};
+    clipc_loader loader = {fetch, &source, &message};
+    clipc_status status;
+
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!O:Model", names, &PyDict_Type, &config_dict, &source.read)) {
+        return NULL;
+    }
+    if (!PyCallable_Check(source.read)) {
+        return PyErr_Format(PyExc_TypeError, "read: expected a callable, got %s", Py_TYPE(source.read)->tp_name);
+    }
+    if (config_from_dict(config_dict, &config) < 0) {
+        return NULL;
+    }
+    PyObject *module = PyType_GetModule(type);
+    if (module == NULL) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    status = clipc_model_load(&model, &config, &loader);
+    Py_END_ALLOW_THREADS
+    Py_CLEAR(source.tensor);
+    if (status != CLIPC_OK) {
+        return clipc_raise(module, status, &message);
+    }
+    model_object *self = (model_object *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        clipc_model_free(model);
+        return NULL;
+    }
+    self->model = model;
+    self->module = Py_NewRef(module);
+    return (PyObject *)self;
+}
+
+static int model_traverse(model_object *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->module);
+    return 0;
+}
+
+static int model_clear(model_object *self)
+{
+    Py_CLEAR(self->module);
+    return 0;
+}
+
+static void model_dealloc(model_object *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    clipc_model_free(self->model);
+    model_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* ---- encoding -------------------------------------------------------------------------------------- */
+
+static PyObject *model_encode_images(model_object *self, PyObject *argument)
+{
+    const clipc_model *model = self->model;
+    const npy_intp size = (npy_intp)model->config.image_size;
+    const npy_intp shape[4] = {-1, 3, size, size};
+    PyArrayObject *images = clipc_require_array(argument, "images", NPY_FLOAT32, 4, shape);
+    if (images == NULL) {
+        return NULL;
+    }
+    const npy_intp result_shape[2] = {PyArray_DIM(images, 0), (npy_intp)model->config.embed_dim};
+    PyArrayObject *features = (PyArrayObject *)PyArray_SimpleNew(2, result_shape, NPY_FLOAT32);
+    if (features == NULL) {
+        Py_DECREF(images);
+        return NULL;
+    }
+    clipc_workspace workspace;
+    clipc_signal_poll poll;
+    clipc_status status;
+    clipc_workspace_init(&workspace);
+    clipc_poll_signals(&workspace, &poll);
+    Py_BEGIN_ALLOW_THREADS
+    status = clipc_model_encode_images(model, &workspace, PyArray_DATA(features), PyArray_DATA(images),
+                                       (size_t)result_shape[0]);
+    clipc_workspace_free(&workspace);
+    Py_END_ALLOW_THREADS
+    Py_DECREF(images);
+    if (status != CLIPC_OK) {
+        Py_DECREF(features);
+        return clipc_raise(self->module, status, &workspace.message);
+    }
+    return (PyObject *)features;
+}
+
+static PyObject *model_encode_texts(model_object *self, PyObject *argument)
+{
+    const clipc_model *model = self->model;
+    const npy_intp shape[2] = {-1, -1};
+    PyArrayObject *tokens = clipc_require_array(argument, "tokens", NPY_INT32, 2, shape);
+    if (tokens == NULL) {
+        return NULL;
+    }
+    const npy_intp length = PyArray_DIM(tokens, 1);
+    if (length < 1 || (size_t)length > model->config.context_length) {
+        PyErr_Format(PyExc_ValueError, "tokens: expected 1 to %zu positions, got %zd", model->config.context_length,
+                     (Py_ssize_t)length);
+        Py_DECREF(tokens);
+        return NULL;
+    }
+    const npy_intp result_shape[2] = {PyArray_DIM(tokens, 0), (npy_intp)model->config.embed_dim};
+    PyArrayObject *features = (PyArrayObject *)PyArray_SimpleNew(2, result_shape, NPY_FLOAT32);
+    if (features == NULL) {
+        Py_DECREF(tokens);
+        return NULL;
+    }
+    clipc_workspace workspace;
+    clipc_signal_poll poll;
+    clipc_status status;
+    clipc_workspace_init(&workspace);
+    clipc_poll_signals(&workspace, &poll);
+    Py_BEGIN_ALLOW_THREADS
+    status = clipc_model_encode_texts(model, &workspace, PyArray_DATA(features), PyArray_DATA(tokens),
+                                      (size_t)result_shape[0], (size_t)length);
+    clipc_workspace_free(&workspace);
+    Py_END_ALLOW_THREADS
+    Py_DECREF(tokens);
+    if (status != CLIPC_OK) {
+        Py_DECREF(features);
+        return clipc_raise(self->module, status, &workspace.message);
+    }
+    return (PyObject *)features;
+}
+
+static PyObject *model_known_tokens(model_object *self, PyObject *unused)
+{
+    (void)unused;
+    const npy_intp shape[1] = {(npy_intp)self->model->config.vocab_size};
+    PyArrayObject *known = (PyArrayObject *)PyArray_SimpleNew(1, shape, NPY_BOOL);
+    if (known != NULL) {
+        clipc_text_known_tokens(PyArray_DATA(known), &self->model->text);
+    }
+    return (PyObject *)known;
+}
+
+static PyObject *model_get_logit_scale(model_object *self, void *unused)
+{
+    (void)unused;
+    return PyFloat_FromDouble(exp((double)self->model->logit_scale));
+}
+
+static PyMethodDef model_methods[] = {
+    {"encode_images", (PyCFunction)model_encode_images, METH_O,
+     PyDoc_STR("encode_images(images) -> features\n\n"
+               "images: float32 (N, 3, R, R), preprocessed; features: float32 (N, D), not normalised.")},
+    {"encode_texts", (PyCFunction)model_encode_texts, METH_O,
+     PyDoc_STR("encode_texts(tokens) -> features\n\n"
+               "tokens: int32 (N, L) with the end token in each row; features: float32 (N, D), not normalised.")},
+    {"known_tokens", (PyCFunction)model_known_tokens, METH_NOARGS,
+     PyDoc_STR("known_tokens() -> bool (vocab_size,)\n\nFalse where the embedding of a token is all zeros.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef model_getset[] = {
+    {"logit_scale", (getter)model_get_logit_scale, NULL, PyDoc_STR("exp(logit_scale): logits are this times the cosine."),
+     NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot model_slots[] = {
+    {Py_tp_doc, PyDoc_STR("Model(config, read)\n\n"
+                          "config: dict of sizes; read: callable that gives the tensor of an OpenAI name as float32,\n"
+                          "float16 or uint16 (the bits of bfloat16).")},
+    {Py_tp_new, model_new},
+    {Py_tp_dealloc, model_dealloc},
+    {Py_tp_traverse, model_traverse},
+    {Py_tp_clear, model_clear},
+    {Py_tp_methods, model_methods},
+    {Py_tp_getset, model_getset},
+    {0, NULL},
+};
+
+static PyType_Spec model_spec = {
+    .name = "clipc._core.Model",
+    .basicsize = sizeof(model_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = model_slots,
+};
 
 int clipc_add_model_type(PyObject *module)
 {
-    (void)module;
-    return 0;
+    clipc_module_state *state = PyModule_GetState(module);
+    state->model_type = PyType_FromModuleAndSpec(module, &model_spec, NULL);
+    if (state->model_type == NULL) {
+        return -1;
+    }
+    return PyModule_AddType(module, (PyTypeObject *)state->model_type);
 }

@@ -1,0 +1,48 @@
+# make demo   installs what is missing, builds clipc, and classifies a photograph
+# make test   the same, and runs all tests
+#
+# Everything goes into the folder $(VENV). Another interpreter: make demo PYTHON=python3.13
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP = $(VENV)/bin/pip --disable-pip-version-check --quiet
+SANITIZE = build/sanitize
+
+SOURCES = $(shell find csrc clipc -name '*.[ch]' -o -name '*.py' -o -name '*.gz' -o -name '*.safetensors')
+
+.PHONY: demo test test-sanitize benchmark lint clean
+
+demo: $(VENV)/installed
+	$(VENV)/bin/clipc --version
+	$(VENV)/bin/clipc classify examples/images/cat.png cat dog bird car --model tiny
+
+test: $(VENV)/installed $(VENV)/tools-installed
+	$(VENV)/bin/pytest --full $(PYTEST_OPTIONS)
+
+# The same extension under AddressSanitizer and UndefinedBehaviorSanitizer. Tests that need PyTorch are left
+# out: the oracles run in `make test`.
+test-sanitize: $(VENV)/installed $(VENV)/tools-installed
+	tools/test_sanitized.sh $(VENV)/bin/python $(SANITIZE)
+
+benchmark: $(VENV)/installed $(VENV)/tools-installed
+	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(VENV)/bin/pytest benchmarks
+
+lint: $(VENV)/tools-installed
+	$(VENV)/bin/ruff check .
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/pip setup.py pyproject.toml $(SOURCES)
+	tools/install_system_packages.sh
+	$(PIP) install .
+	touch $@
+
+# clip-anytorch brings OpenAI's reference code; what it depends on (torchvision) is not needed.
+$(VENV)/tools-installed: $(VENV)/bin/pip pyproject.toml
+	$(PIP) install '.[test]'
+	$(PIP) install --no-deps clip-anytorch
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info $(VENV) clipc/*.so

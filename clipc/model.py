@@ -1,0 +1,574 @@
+"""A loaded model: pictures and texts into one space, and what follows from the angles between them."""
+
+from __future__ import annotations
+
+import collections
+import os
+import threading
+import warnings
+
+import numpy as np
+
+from clipc import _core, image, tokenizer, weights
+from clipc.errors import ClipcWarning, WeightsError
+from clipc.prediction import Prediction, Predictions
+
+DTYPES = ("float32",)
+
+# Pictures that are preprocessed before they are encoded together: 38 MB at 224 x 224.
+DEFAULT_BATCH_SIZE = 64
+
+# Label matrices that a model remembers; one is small (1,000 labels: 2 MB).
+CACHED_CLASSIFIERS = 32
+
+
+class Model:
+    """A CLIP model. Made by `load`.
+
+    A model never changes after loading, so any number of threads may use one at the same time. The
+    interpreter's lock is free while it encodes. Pickling stores where the weights came from, not the
+    weights; unpickling loads them again.
+
+    Attributes
+    ----------
+    name : str
+    embed_dim : int
+        D, the size of the space that pictures and texts share.
+    image_size : int
+        R, the side of the square that pictures are scaled and cropped to, in pixels.
+    context_length : int
+        Tokens that a text may have, the start and the end token included.
+    logit_scale : float
+        Factor from cosine to logit, exp of the stored parameter; 100 in OpenAI's models.
+    dtype : str
+        What the weights are held in.
+    config : clipc.weights.ModelConfig
+        All sizes, and where the number of heads and the activation were read.
+    path : pathlib.Path
+        The weight file.
+    """
+
+    def __init__(self, core, config, path, *, dtype):
+        self._core = core
+        self.config = config
+        self.path = path
+        self.dtype = dtype
+        self._lock = threading.Lock()
+        self._classifiers = collections.OrderedDict()
+        known = core.known_tokens()
+        # None: every token has an embedding, so nothing needs to be looked up.
+        self._known_tokens = None if known.all() else known
+        self._words_warned_of = set()
+
+    name = property(lambda self: self.config.name)
+    embed_dim = property(lambda self: self.config.embed_dim)
+    image_size = property(lambda self: self.config.image_size)
+    context_length = property(lambda self: self.config.context_length)
+    logit_scale = property(lambda self: self._core.logit_scale)
+
+    def __repr__(self):
+        return f"<clipc.Model {self.config.summary()}; {self.dtype}>"
+
+    def __reduce__(self):
+        # What shapes do not tell goes along: the name of a zoo model, which told it, is not the path.
+        heads = (self.config.vision_heads, self.config.text_heads)
+        arguments = {"dtype": self.dtype, "activation": self.config.activation, "heads": heads}
+        return _load_for_pickle, (str(self.path), arguments)
+
+    # -- pictures ----------------------------------------------------------------------------------------
+
+    def preprocess(self, images, *, exif=False):
+        """Scale, crop and normalise pictures as this model expects them.
+
+        Parameters
+        ----------
+        images : image or list of images
+            An image is a path, ``bytes``, a uint8 array (H, W, 3), (H, W) or (H, W, 4), or a PIL image.
+        exif : bool
+            Turn the picture as its EXIF orientation says.
+
+        Returns
+        -------
+        float32 array, (N, 3, R, R)
+            For a single image N is 1.
+
+        Raises
+        ------
+        OSError
+            A file that cannot be read.
+        ImageError
+            Bytes that are not a complete image, or an image larger than ``CLIPC_MAX_IMAGE_PIXELS``.
+        TypeError, ValueError
+            Something that is no image, or an empty list.
+
+        Notes
+        -----
+        8-bit RGB, the shorter side to R with Pillow's antialiased bicubic filter, the central R x R square,
+        (x / 255 - mean) / std: the transform of openai/CLIP's ``clip.load``.
+        """
+        config = self.config
+        return image.preprocess(images, config.image_size, config.image_mean, config.image_std, exif=exif)
+
+    def encode_image(self, images, *, normalize=False, batch_size=None, exif=False, progress=False):
+        """The features of pictures.
+
+        Parameters
+        ----------
+        images : image, list of images, or float32 array (N, 3, R, R)
+            See `preprocess`; an array of that form is taken as preprocessed.
+        normalize : bool
+            Scale each row to length 1.
+        batch_size : int, optional
+            Pictures that are held preprocessed at the same time (default 64); memory, not results, depend
+            on it.
+        exif : bool
+            Turn pictures as their EXIF orientation says.
+        progress : bool
+            Show a progress bar on standard error.
+
+        Returns
+        -------
+        float32 array, (N, D)
+            For a single image N is 1.
+
+        Raises
+        ------
+        OSError, ImageError, TypeError, ValueError
+            As `preprocess`.
+        KeyboardInterrupt
+            Ctrl-C stops between two layers.
+        """
+        batch_size = _positive_int("batch_size", DEFAULT_BATCH_SIZE if batch_size is None else batch_size)
+        if isinstance(images, np.ndarray) or not image.is_batch(images):
+            features = self._core.encode_images(self.preprocess(images, exif=exif))
+            return self._finish(features, normalize)
+        images = list(images)
+        if not images:
+            raise ValueError("images: the list is empty; expected at least one image")
+        features = np.empty((len(images), self.embed_dim), np.float32)
+        with _progress_bar(len(images), "image", progress) as bar:
+            for begin in range(0, len(images), batch_size):
+                batch = images[begin : begin + batch_size]
+                pixels = image.preprocess(
+                    batch, self.image_size, self.config.image_mean, self.config.image_std, exif=exif, first_index=begin
+                )
+                features[begin : begin + len(batch)] = self._core.encode_images(pixels)
+                bar.update(len(batch))
+        return self._finish(features, normalize)
+
+    # -- texts -------------------------------------------------------------------------------------------
+
+    def encode_text(self, texts, *, normalize=False, truncate=False):
+        """The features of texts.
+
+        Parameters
+        ----------
+        texts : str, list of str, or int array (N, L)
+            An array holds tokens as `clipc.tokenize` makes them, L up to `context_length`.
+        normalize : bool
+            Scale each row to length 1.
+        truncate : bool
+            Cut texts that are too long instead of refusing them.
+
+        Returns
+        -------
+        float32 array, (N, D)
+            For a single text N is 1.
+
+        Raises
+        ------
+        ValueError
+            A text with more tokens than `context_length`, an empty list, tokens out of range.
+        TypeError
+            Something that is no text.
+
+        Warns
+        -----
+        ClipcWarning
+            Once for each word that the model has no embedding for.
+        """
+        if isinstance(texts, np.ndarray) and texts.dtype.kind in "iu":
+            tokens = self._check_tokens(texts)
+        else:
+            if self.config.vocab_size != tokenizer.VOCAB_SIZE:
+                raise ValueError(
+                    f"{self.name}: its vocabulary has {self.config.vocab_size} tokens, clipc's tokenizer "
+                    f"{tokenizer.VOCAB_SIZE}; pass tokens instead of text"
+                )
+            tokens = tokenizer.tokenize(texts, context_length=self.context_length, truncate=truncate)
+            self._warn_of_unknown_words([texts] if isinstance(texts, str) else texts, tokens)
+        return self._finish(self._core.encode_texts(tokens), normalize)
+
+    def knows(self, text):
+        """Whether every token of a text has an embedding.
+
+        The embedded model `tiny` has learnt some 18,000 of the 49,408 tokens; the embeddings of the others
+        are zero, and a text with one of them is encoded as if there were a gap. OpenAI's models know all.
+
+        Parameters
+        ----------
+        text : str
+
+        Returns
+        -------
+        bool
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"text: expected a str, got {type(text).__name__}")
+        return not self._unknown_words(text)
+
+    # -- both --------------------------------------------------------------------------------------------
+
+    def similarity(self, images, texts, *, exif=False):
+        """The logits of pictures and texts: logit_scale times the cosine of the angle between features.
+
+        Parameters
+        ----------
+        images : as for `encode_image`, or float32 features (N, D)
+        texts : as for `encode_text`
+
+        Returns
+        -------
+        float32 array, (number of images, number of texts)
+        """
+        return self._logits(self._image_features(images, exif=exif), self.encode_text(texts, normalize=True))
+
+    def classifier(self, labels, templates=("{}",)):
+        """The zero-shot classifier of a list of labels: one unit vector for each.
+
+        Parameters
+        ----------
+        labels : list of str
+            At least one, no two the same.
+        templates : str or list of str
+            Prompt templates, with ``{}`` where the label goes. With several, a prompt ensemble: the mean of
+            the unit features of all prompts of a label, scaled to length 1 again (Radford et al. 2021,
+            section 3.1.4, as in openai/CLIP's notebook "Prompt Engineering for ImageNet").
+
+        Returns
+        -------
+        float32 array, (number of labels, D)
+            Read-only: the model keeps it and gives it again for the same labels and templates.
+
+        Raises
+        ------
+        TypeError, ValueError
+            No labels, labels that are no strings, a label twice, a template without ``{}``.
+        """
+        key = (_check_labels(labels), _check_templates(templates))
+        with self._lock:
+            if key in self._classifiers:
+                self._classifiers.move_to_end(key)
+                return self._classifiers[key]
+        prompts = [template.replace("{}", label) for label in key[0] for template in key[1]]
+        features = self.encode_text(prompts, normalize=True).reshape(len(key[0]), len(key[1]), -1)
+        matrix = features[:, 0] if len(key[1]) == 1 else _unit_rows(features.mean(axis=1))
+        matrix = np.ascontiguousarray(matrix)
+        matrix.flags.writeable = False
+        with self._lock:
+            self._classifiers[key] = matrix
+            while len(self._classifiers) > CACHED_CLASSIFIERS:
+                self._classifiers.popitem(last=False)
+        return matrix
+
+    def classify(
+        self, images, labels, *, templates=("{}",), top_k=None, batch_size=None, exif=False, progress=False
+    ):
+        """Zero-shot classification: the probability of each label for each picture.
+
+        Parameters
+        ----------
+        images : image, list of images, float32 array (N, 3, R, R), or float32 features (N, D) or (D,)
+            Features, from `encode_image`, let many label sets share one encoding.
+        labels : list of str
+        templates : str or list of str
+            As for `classifier`; ``"a photo of a {}."`` often works better than the bare label.
+        top_k : int, optional
+            Keep only the most probable labels.
+        batch_size, exif, progress
+            As for `encode_image`.
+
+        Returns
+        -------
+        Prediction or list of Prediction
+            One for a single image (or a single feature vector), else a list. A prediction is a dict from
+            label to probability, highest first.
+
+        Notes
+        -----
+        softmax over the labels of logit_scale times cosine (Radford et al. 2021, figure 3). The
+        probabilities sum to 1 over the labels that are given: they say which label fits best, not
+        whether any fits.
+        """
+        if top_k is not None:
+            top_k = _positive_int("top_k", top_k)
+        labels = _check_labels(labels)
+        matrix = self.classifier(labels, templates)
+        single = _is_one_image(images)
+        features = self._image_features(images, batch_size=batch_size, exif=exif, progress=progress)
+        predictions = Predictions(
+            Prediction.from_probabilities(labels, row, top_k) for row in _softmax(self._logits(features, matrix))
+        )
+        return predictions[0] if single else predictions
+
+    # -- helpers -----------------------------------------------------------------------------------------
+
+    def _image_features(self, images, *, batch_size=None, exif=False, progress=False):
+        """Unit features of pictures, or of what already are features."""
+        if isinstance(images, np.ndarray) and images.dtype.kind == "f" and images.ndim in (1, 2):
+            features = np.atleast_2d(images).astype(np.float32, copy=False)
+            if features.shape[1] != self.embed_dim or not len(features):
+                raise ValueError(f"features: expected shape (N, {self.embed_dim}), got {images.shape}")
+            if not np.isfinite(features).all():
+                raise ValueError("features: expected finite numbers, got NaN or infinity")
+            return _unit_rows(features)
+        return self.encode_image(images, normalize=True, batch_size=batch_size, exif=exif, progress=progress)
+
+    def _logits(self, image_features, text_features):
+        return np.float32(self.logit_scale) * (image_features @ text_features.T)
+
+    def _finish(self, features, normalize):
+        # Inputs are checked, so this comes from the weights: a NaN in a file, or sums that overflow.
+        if not np.isfinite(features).all():
+            raise WeightsError(
+                f"{self.name}: its features are not finite numbers; the weights in {self.path} are damaged"
+            )
+        return _unit_rows(features) if normalize else features
+
+    def _check_tokens(self, tokens):
+        if tokens.ndim != 2 or not len(tokens):
+            raise ValueError(f"tokens: expected shape (N, up to {self.context_length}), got {tokens.shape}")
+        if tokens.min() < 0 or tokens.max() >= self.config.vocab_size:
+            raise ValueError(
+                f"tokens: expected 0 to {self.config.vocab_size - 1}, got {tokens.min()} to {tokens.max()}"
+            )
+        return tokens.astype(np.int32, copy=False)
+
+    def _unknown_words(self, text):
+        if self._known_tokens is None:
+            return []
+        return [word for word, ids in tokenizer.split_words(text) if not self._known_tokens[ids].all()]
+
+    def _warn_of_unknown_words(self, texts, tokens):
+        if self._known_tokens is None:
+            return
+        # Rows are padded with token 0, the exclamation mark, which may itself be unknown.
+        used = self._known_tokens[tokens] | (tokens == 0)
+        rows = np.flatnonzero(~used.all(axis=1))
+        words = [word for row in rows for word in self._unknown_words(texts[row])]
+        with self._lock:
+            new = [word for word in dict.fromkeys(words) if word not in self._words_warned_of]
+            self._words_warned_of.update(new)
+        if new:
+            named = ", ".join(repr(word) for word in new[:10]) + (f" and {len(new) - 10} more" if new[10:] else "")
+            warnings.warn(
+                f"the model {self.name!r} has no embedding for {named}, so a text with such a word is read as if "
+                "the word were missing; Model.knows(text) tells beforehand",
+                ClipcWarning,
+                stacklevel=_stacklevel_outside_clipc(),
+            )
+
+
+def load(name_or_path=None, *, dtype="float32", activation=None, heads=None, cache_dir=None):
+    """Load a model.
+
+    Parameters
+    ----------
+    name_or_path : str or os.PathLike, optional
+        A name of `available_models`, a ``.safetensors`` file, or a folder with weights and configuration, in
+        OpenAI's, OpenCLIP's or Hugging Face's naming. None: the default model, which is what the environment
+        variable ``CLIPC_MODEL`` names, else the embedded model `tiny`, with one warning that says so.
+    dtype : {"float32"}
+        What the weights are held in and computed with. Features are float32 always.
+    activation : {"quick_gelu", "gelu"}, optional
+        Of the transformers' MLPs, when neither a configuration file nor the weight file tells.
+    heads : int or (int, int), optional
+        Attention heads of the image tower, or of the image and the text tower; likewise.
+    cache_dir : path, optional
+        Where named models lie; else ``CLIPC_CACHE``, else the user's cache folder.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file, or a named model that is not in the cache.
+    WeightsError
+        A file that is damaged or holds no CLIP model: the message names the tensor, the expected and the
+        found shape.
+    ValueError, TypeError
+        Wrong arguments.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+    if name_or_path is None:
+        if activation is None and heads is None and cache_dir is None:
+            return default_model()
+        name_or_path = os.environ.get("CLIPC_MODEL") or weights.EMBEDDED_FILE
+    config, state = weights.open_model(name_or_path, activation=activation, heads=heads, cache_dir=cache_dir)
+    with state:
+        core = _core.Model(config.to_core(), state.read)
+        state.check_all_used()
+    return Model(core, config, state.path.absolute(), dtype=dtype)
+
+
+def _load_for_pickle(path, arguments):
+    return load(path, **arguments)
+
+
+_default_model = None
+_default_model_lock = threading.Lock()
+
+
+def default_model():
+    """The model that functions use when none is given; loaded once a process. See `load`."""
+    global _default_model
+    with _default_model_lock:
+        if _default_model is None:
+            asked = os.environ.get("CLIPC_MODEL")
+            _default_model = load(asked or weights.EMBEDDED_FILE)
+            if not asked:
+                warnings.warn(
+                    "no model was chosen, so clipc uses the small embedded model 'tiny'. It knows about 300 everyday "
+                    "things at 64 x 64 pixels, and nothing of faces, professions or landmarks. Set CLIPC_MODEL, or "
+                    "load a model with clipc.load(path), for more.",
+                    ClipcWarning,
+                    stacklevel=_stacklevel_outside_clipc(),
+                )
+        return _default_model
+
+
+def set_num_threads(n):
+    """Set the number of threads that clipc computes with.
+
+    Parameters
+    ----------
+    n : int
+        1 or more. The default is the number of processors that the process may use (its affinity mask and
+        its control group's quota).
+    """
+    _core.set_num_threads(_positive_int("n", n))
+
+
+def get_num_threads():
+    """The number of threads that clipc computes with."""
+    return _core.get_num_threads()
+
+
+def show_config(mode="stdout"):
+    """Tell what clipc was built with and what it uses on this computer.
+
+    Parameters
+    ----------
+    mode : {"stdout", "dicts"}
+        Print a table, or return the same as a dict.
+    """
+    if mode not in ("stdout", "dicts"):
+        raise ValueError(f"mode: expected 'stdout' or 'dicts', got {mode!r}")
+    import platform
+
+    import clipc
+
+    build = _core.build_info()
+    config = {
+        "clipc": clipc.__version__,
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "compiler": build["compiler"],
+        "processor": f"{platform.machine()}, {build['isa_detected']}",
+        "instruction set used": build["isa"],
+        "row kernels": build["elementwise_kernels"],
+        "matrix products": f"{build['blas']} ({build['blas_core']} kernels)",
+        "threads": get_num_threads(),
+        "model cache": str(weights.cache_folder()),
+        "default model": os.environ.get("CLIPC_MODEL") or "tiny (CLIPC_MODEL is not set)",
+    }
+    if mode == "dicts":
+        return config
+    width = max(map(len, config))
+    print("\n".join(f"{key:<{width}}  {value}" for key, value in config.items()))
+
+
+def _unit_rows(features):
+    """Rows scaled to length 1; a row of zeros stays zero."""
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.maximum(norms, np.finfo(np.float32).tiny)
+
+
+def _softmax(logits):
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def _is_one_image(images):
+    if isinstance(images, np.ndarray) and images.dtype.kind == "f":
+        return images.ndim == 1
+    return not image.is_batch(images)
+
+
+def _positive_int(name, value):
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected a whole number, got {value!r}")
+    value = value.__index__()
+    if value < 1:
+        raise ValueError(f"{name}: expected 1 or more, got {value}")
+    return value
+
+
+def _check_labels(labels):
+    if isinstance(labels, (str, bytes)):
+        raise TypeError(f"labels: expected a list of texts, got the single text {labels!r}; write [{labels!r}]")
+    labels = tuple(labels)
+    for position, label in enumerate(labels):
+        if not isinstance(label, str):
+            raise TypeError(f"labels[{position}]: expected a str, got {type(label).__name__}")
+    if not labels:
+        raise ValueError("labels: the list is empty; expected at least one label")
+    twice = [label for label, count in collections.Counter(labels).items() if count > 1]
+    if twice:
+        raise ValueError(f"labels: {twice[0]!r} is given more than once")
+    return labels
+
+
+def _check_templates(templates):
+    templates = (templates,) if isinstance(templates, str) else tuple(templates)
+    if not templates:
+        raise ValueError('templates: the list is empty; "{}" is the bare label')
+    for template in templates:
+        if not isinstance(template, str):
+            raise TypeError(f"templates: expected a str, got {type(template).__name__}")
+        if "{}" not in template:
+            raise ValueError(f"templates: {template!r} has no {{}} where the label goes")
+    return templates
+
+
+class _NoProgressBar:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        return False
+
+    def update(self, n):
+        pass
+
+
+def _progress_bar(total, unit, wanted):
+    if not wanted:
+        return _NoProgressBar()
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, unit=unit)
+
+
+def _stacklevel_outside_clipc():
+    """The stack level of the caller that is not part of clipc, so that a warning points to the user's line."""
+    import sys
+
+    folder = os.path.dirname(__file__)
+    level, frame = 1, sys._getframe(1)
+    while frame is not None and os.path.dirname(frame.f_code.co_filename).startswith(folder):
+        level, frame = level + 1, frame.f_back
+    return level

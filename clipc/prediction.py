@@ -1,0 +1,72 @@
+"""The answer of a zero-shot classifier, and how it prints."""
+
+from __future__ import annotations
+
+import html
+
+import numpy as np
+
+
+class Prediction(dict):
+    """Probabilities of labels for one picture: a dict from label to probability, highest first.
+
+    It prints as one line, ``Top predictions: nurse: 69.92% doctor: 30.08%``, and shows a bar for each
+    label in Jupyter.
+    """
+
+    @classmethod
+    def from_probabilities(cls, labels, probabilities, top_k=None):
+        """Sort labels by probability; equal ones keep the order they were given in.
+
+        Parameters
+        ----------
+        labels : sequence of str
+        probabilities : array, (number of labels,)
+        top_k : int, optional
+            How many to keep.
+        """
+        order = np.argsort(-np.asarray(probabilities), kind="stable")[:top_k]
+        return cls((labels[i], float(probabilities[i])) for i in order)
+
+    @property
+    def label(self):
+        """The most probable label."""
+        return next(iter(self))
+
+    @property
+    def probability(self):
+        """The probability of the most probable label, 0 to 1."""
+        return self[self.label]
+
+    def __str__(self):
+        return "Top predictions: " + " ".join(f"{label}: {100 * p:.2f}%" for label, p in self.items())
+
+    def __repr__(self):
+        return "Prediction({" + ", ".join(f"{label!r}: {p:.4f}" for label, p in self.items()) + "})"
+
+    def __reduce__(self):
+        return type(self), (dict(self),)
+
+    def _repr_html_(self):
+        rows = "".join(
+            "<tr>"
+            f'<td style="text-align:left;padding-right:1em">{html.escape(label)}</td>'
+            f'<td style="text-align:right;padding-right:0.5em">{100 * p:.2f}%</td>'
+            '<td style="text-align:left;width:240px">'
+            f'<div style="width:{100 * p:.2f}%;min-width:1px;height:0.9em;background:#4c78a8;border-radius:2px"></div></td>'
+            "</tr>"
+            for label, p in self.items()
+        )
+        return f'<table style="border:none"><tbody>{rows}</tbody></table>'
+
+
+class Predictions(list):
+    """The predictions of several pictures, in their order; prints one line for each."""
+
+    def __str__(self):
+        return "\n".join(map(str, self))
+
+    def _repr_html_(self):
+        return "".join(
+            f"<div><b>{number}</b>{prediction._repr_html_()}</div>" for number, prediction in enumerate(self)
+        )

@@ -1,0 +1,32 @@
+/* A whole CLIP model: two encoders into one space (Radford et al. 2021, arXiv 2103.00020).
+ *
+ * Immutable once loaded, so any number of threads may use it at once, each with its own workspace. */
+#ifndef CLIPC_MODEL_CLIP_MODEL_H
+#define CLIPC_MODEL_CLIP_MODEL_H
+
+#include "model/modified_resnet.h"
+#include "model/text_transformer.h"
+#include "model/vision_transformer.h"
+
+typedef struct {
+    clipc_config config;
+    clipc_vision_transformer vit;  /* when config.vision says so */
+    clipc_modified_resnet resnet;  /* else this one */
+    clipc_text_transformer text;
+    float logit_scale; /* as stored; logits are exp(logit_scale) * cosine */
+} clipc_model;
+
+/* *model: a new model, freed with clipc_model_free. Every tensor is taken from `loader` once. */
+clipc_status clipc_model_load(clipc_model **model, const clipc_config *config, clipc_loader *loader);
+void clipc_model_free(clipc_model *model);
+
+/* images: [N, 3, R, R] preprocessed, features: [N, D], not normalised.
+ * Worked on in batches of which each needs a bounded amount of scratch. */
+clipc_status clipc_model_encode_images(const clipc_model *model, clipc_workspace *workspace, float *features,
+                                       const float *images, size_t n);
+
+/* tokens: [N, L] with L up to context_length, padded with 0 behind the end token; features: [N, D]. */
+clipc_status clipc_model_encode_texts(const clipc_model *model, clipc_workspace *workspace, float *features,
+                                      const int32_t *tokens, size_t n, size_t l);
+
+#endif

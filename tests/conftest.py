@@ -1,0 +1,99 @@
+"""Fixtures that all tests share: data, random models and pictures."""
+
+import functools
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from availability import require, unavailable
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="also run the tests with full-size random models")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "full: needs a full-size random model; runs with --full")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--full"):
+        skip = pytest.mark.skip(reason="full-size model: runs with --full")
+        for item in items:
+            if "full" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def data_dir():
+    """The folder of data that `CLIPC_DATA` names; without it the test is skipped, in CI it fails."""
+    value = os.environ.get("CLIPC_DATA")
+    if not value:
+        unavailable("CLIPC_DATA is not set: it names the folder with the test data")
+    folder = Path(value)
+    if not folder.is_dir():
+        unavailable(f"CLIPC_DATA: {folder} is not a folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip_data(data_dir):
+    """A function from the name of a data set, such as "zeroshot", to its folder."""
+    def folder_of(name):
+        folder = data_dir / name
+        if not folder.is_dir():
+            unavailable(f"CLIPC_DATA has no folder {name!r}")
+        return folder
+
+    return folder_of
+
+
+class RandomModel(NamedTuple):
+    """An architecture, random weights for it and OpenAI's module holding them; read only."""
+
+    spec: object
+    state_dict: dict
+    reference: object
+
+
+@pytest.fixture(scope="session")
+def oracles():
+    """The package of oracles; without PyTorch or `clip-anytorch` the test is skipped, in CI it fails."""
+    oracles = require("oracles")
+    try:
+        oracles.reference_tokenizer()
+    except oracles.OracleMissing as error:
+        unavailable(str(error))
+    return oracles
+
+
+@pytest.fixture(scope="session")
+def random_model(oracles):
+    """A function from the name of a spec (and a seed, 0) to a `RandomModel`, the same one all session."""
+    def build(name, seed):
+        spec = oracles.SPECS[name]
+        weights = oracles.random_state_dict(spec, seed)
+        return RandomModel(spec, weights, oracles.build_reference(weights, spec.activation, spec.heads))
+
+    small = functools.lru_cache(maxsize=None)(build)
+    # Full-size models are hundreds of megabytes each.
+    full = functools.lru_cache(maxsize=1)(build)
+
+    def model(name, seed=0):
+        return (full if name in oracles.FULL else small)(name, seed)
+
+    return model
+
+
+@pytest.fixture(scope="session")
+def photos(oracles):
+    """A function (n, size, seed=0) to preprocessed pictures, float32 (n, 3, size, size), read-only."""
+    @functools.lru_cache(maxsize=32)
+    def pictures(n, size, seed=0):
+        array = oracles.photographs(n, size, seed)
+        array.flags.writeable = False
+        return array
+
+    return pictures

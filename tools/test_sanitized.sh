@@ -1,0 +1,17 @@
+#!/bin/sh
+# Usage: tools/test_sanitized.sh PYTHON FOLDER
+# Builds clipc in FOLDER under AddressSanitizer and UndefinedBehaviorSanitizer and runs the tests there.
+set -eu
+python=$1
+folder=$2
+
+CLIPC_SANITIZE=address,undefined "$python" setup.py -q build --build-base "$folder" --build-lib "$folder/lib"
+
+# The interpreter is not built with the sanitizer, so its library has to be loaded first. CPython does not free
+# everything when it ends, so leaks are not looked for here. allocator_may_return_null: allocations that are
+# too large must come back as MemoryError, as they do without the sanitizer.
+export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:abort_on_error=1
+export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+LD_PRELOAD="$("${CC:-gcc}" -print-file-name=libasan.so) $("${CC:-gcc}" -print-file-name=libubsan.so)"
+export LD_PRELOAD
+PYTHONPATH="$folder/lib" exec "$(dirname "$python")/pytest" -p no:cacheprovider --sanitized
