@@ -104,7 +104,8 @@ static void stbi__idct_simd(unsigned char *out, int stride, short coefficients[6
 }
 
 /* out[2 * i], out[2 * i + 1] = near[i] and its neighbours 3:1    near: [w], out: [2 * w] */
-static unsigned char *stbi__resample_row_h_2(unsigned char *out, unsigned char *near, unsigned char *far, int w, int hs)
+static unsigned char *stbi__resample_row_h_2(unsigned char *out, unsigned char *near, unsigned char *far,
+                                             int w, int hs)
 {
     (void)far;
     (void)hs;
@@ -126,7 +127,8 @@ static unsigned char *stbi__resample_row_h_2(unsigned char *out, unsigned char *
 }
 
 /* out[i] = near[i] and far[i] 3:1, rows of one plane    near, far, out: [w] */
-static unsigned char *stbi__resample_row_v_2(unsigned char *out, unsigned char *near, unsigned char *far, int w, int hs)
+static unsigned char *stbi__resample_row_v_2(unsigned char *out, unsigned char *near, unsigned char *far,
+                                             int w, int hs)
 {
     (void)hs;
     const int bias = far < near ? 1 : 2; /* the row above rounds down */
@@ -137,7 +139,8 @@ static unsigned char *stbi__resample_row_v_2(unsigned char *out, unsigned char *
 }
 
 /* Both: rows 3:1, then columns 3:1    near, far: [w], out: [2 * w] */
-static unsigned char *stbi__resample_row_hv_2(unsigned char *out, unsigned char *near, unsigned char *far, int w, int hs)
+static unsigned char *stbi__resample_row_hv_2(unsigned char *out, unsigned char *near, unsigned char *far,
+                                              int w, int hs)
 {
     if (w <= 2) {
         return stbi__resample_row_h_2(out, near, far, w, hs);
@@ -156,7 +159,8 @@ static unsigned char *stbi__resample_row_hv_2(unsigned char *out, unsigned char 
     return out;
 }
 
-static unsigned char *stbi__resample_row_hv_2_simd(unsigned char *out, unsigned char *near, unsigned char *far, int w, int hs)
+static unsigned char *stbi__resample_row_hv_2_simd(unsigned char *out, unsigned char *near,
+                                                   unsigned char *far, int w, int hs)
 {
     return stbi__resample_row_hv_2(out, near, far, w, hs);
 }
@@ -227,8 +231,8 @@ static void stbi__YCbCr_to_RGB_simd(unsigned char *out, const unsigned char *y, 
 #pragma GCC diagnostic pop
 #endif
 
-clipc_status clipc_stb_decode(const uint8_t *data, size_t size, uint32_t height, uint32_t width, uint8_t **pixels,
-                              const char **reason, clipc_message *message)
+clipc_status clipc_stb_decode(const uint8_t *data, size_t size, uint32_t height, uint32_t width,
+                              uint8_t **pixels, const char **reason, clipc_message *message)
 {
     /* Planes are filled up to whole coding units of at most 32 x 32 pixels; the largest blocks are 16-bit
      * coefficients, or 16-bit RGBA that stb_image inflates into a buffer it doubles. */
@@ -240,7 +244,8 @@ clipc_status clipc_stb_decode(const uint8_t *data, size_t size, uint32_t height,
     if (allowance.failed) {
         free(result);
         return clipc_fail(message, CLIPC_ERROR_MEMORY,
-                          "out of memory while decoding an image of %" PRIu32 " x %" PRIu32 " pixels", width, height);
+                          "out of memory while decoding an image of %" PRIu32 " x %" PRIu32 " pixels", width,
+                          height);
     }
     if (result != NULL && ((uint32_t)found_width != width || (uint32_t)found_height != height)) {
         free(result);
