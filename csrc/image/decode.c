@@ -8,58 +8,7 @@
 #include "image/jpeg.h"
 #include "image/limits.h"
 #include "image/png.h"
-
-/* What stb_image may allocate during one call. A few compressed bytes can inflate to a thousand times
- * their size, whatever the header says; no block of more than `largest` bytes is needed for the picture
- * that was announced. */
-static _Thread_local struct {
-    size_t largest;
-    bool exceeded; /* a larger block was asked for */
-    bool failed;   /* the system had no memory */
-} allowance;
-
-static void *limited_realloc(void *block, size_t size)
-{
-    if (size > allowance.largest) {
-        allowance.exceeded = true;
-        return NULL;
-    }
-    void *moved = realloc(block, size ? size : 1);
-    allowance.failed = allowance.failed || moved == NULL;
-    return moved;
-}
-
-#define STB_IMAGE_IMPLEMENTATION
-#define STB_IMAGE_STATIC
-#define STBI_ONLY_JPEG
-#define STBI_ONLY_PNG
-#define STBI_NO_STDIO
-#define STBI_NO_LINEAR
-#define STBI_NO_HDR
-#define STBI_ASSERT(condition) ((void)sizeof(condition))
-#define STBI_MALLOC(size) limited_realloc(NULL, size)
-#define STBI_REALLOC(block, size) limited_realloc(block, size)
-#define STBI_FREE(block) free(block)
-#if defined(__aarch64__)
-#define STBI_NEON
-#endif
-
-#if defined(__GNUC__)
-/* Of a static library in a header some functions are declared and not compiled, most are not used. GCC
- * reports these at the end of the file, so this one has to stay in force until there. */
-#pragma GCC diagnostic ignored "-Wunused-function"
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wunused-parameter"
-#pragma GCC diagnostic ignored "-Wsign-compare"
-#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
-#if !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#endif
-#include "stb_image.h"
-#if defined(__GNUC__)
-#pragma GCC diagnostic pop
-#endif
+#include "image/stb_decoder.h"
 
 clipc_status clipc_check_pixels(uint32_t height, uint32_t width, uint64_t max_pixels, clipc_message *message)
 {
@@ -70,30 +19,6 @@ clipc_status clipc_check_pixels(uint32_t height, uint32_t width, uint64_t max_pi
                           " (environment variable CLIPC_MAX_IMAGE_PIXELS)",
                           width, height, pixels, max_pixels);
     }
-    return CLIPC_OK;
-}
-
-/* Runs stb_image on a file that has been checked. *pixels stays NULL when it declines. */
-static clipc_status decode_checked(const uint8_t *data, size_t size, uint32_t height, uint32_t width, uint8_t **pixels,
-                                   clipc_message *message)
-{
-    /* Planes are filled up to whole coding units of at most 32 x 32 pixels; the largest blocks are 16-bit
-     * coefficients, or 16-bit RGBA that stb_image inflates into a buffer it doubles. */
-    allowance.largest = 16 * ((size_t)width + 32) * ((size_t)height + 32) + 2 * size + (1 << 20);
-    allowance.exceeded = false;
-    allowance.failed = false;
-    int found_width = 0, found_height = 0, n_components;
-    uint8_t *result = stbi_load_from_memory(data, (int)size, &found_width, &found_height, &n_components, 3);
-    if (result != NULL && ((uint32_t)found_width != width || (uint32_t)found_height != height)) {
-        free(result);
-        return clipc_fail(message, CLIPC_ERROR_IMAGE, "the image has two different sizes");
-    }
-    if (allowance.failed) {
-        free(result);
-        return clipc_fail(message, CLIPC_ERROR_MEMORY, "out of memory while decoding an image of %" PRIu32 " x %" PRIu32
-                          " pixels", width, height);
-    }
-    *pixels = result;
     return CLIPC_OK;
 }
 
@@ -112,7 +37,8 @@ static clipc_status decode_jpeg(const uint8_t *data, size_t size, uint64_t max_p
         *why = "it is too large for this decoder";
     }
     if (*why == NULL) {
-        status = decode_checked(data, size, info.height, info.width, pixels, message);
+        const char *reason;
+        status = clipc_stb_decode(data, size, info.height, info.width, pixels, &reason, message);
         if (status == CLIPC_OK && *pixels == NULL) {
             /* The file has passed the check, so it is one that stb_image does not know rather than damaged. */
             *why = "this kind of JPEG is not supported";
@@ -145,11 +71,12 @@ static clipc_status decode_png(const uint8_t *data, size_t size, uint64_t max_pi
         return clipc_fail_memory(message, plain_bytes);
     }
     clipc_png_write_plain(plain, data, size, &info);
-    status = decode_checked(plain, plain_bytes, info.height, info.width, pixels, message);
+    const char *reason;
+    status = clipc_stb_decode(plain, plain_bytes, info.height, info.width, pixels, &reason, message);
     free(plain);
     if (status == CLIPC_OK && *pixels == NULL) {
         status = clipc_fail(message, CLIPC_ERROR_IMAGE, "the PNG is damaged: its compressed data do not give its pixels (%s)",
-                            allowance.exceeded ? "they are far too many" : stbi_failure_reason());
+                            reason);
     }
     return status;
 }
