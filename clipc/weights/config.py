@@ -39,7 +39,8 @@ MAX_SIZE = 1 << 24
 # config.json has this value there.
 HF_VISION_DEFAULTS = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-    "image_size": 224, "patch_size": 32, "num_channels": 3, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+    "image_size": 224, "patch_size": 32, "num_channels": 3, "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
 }  # fmt: skip
 HF_TEXT_DEFAULTS = {
     "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
@@ -57,13 +58,16 @@ OC_TEXT_DEFAULTS = {
 # Options of OpenCLIP that change the computation, with the values that leave it as it is here.
 OC_VISION_FIXED = {
     "timm_model_name": (None, ""), "attentional_pool": (False, None), "no_ln_pre": (False, None),
-    "global_average_pool": (False, None), "pool_type": ("tok",), "pos_embed_type": ("learnable",),
+    "global_average_pool": (False, None), "pool_type": ("tok",),
     "final_ln_after_pool": (False, None), "input_patchnorm": (False, None), "act_kwargs": (None, {}),
     "block_type": (None, "default"), "qk_norm": (False, None), "scaled_cosine_attn": (False, None),
     "norm_kwargs": (None, {}, {"eps": LAYER_NORM_EPS}),
 }  # fmt: skip
 OC_TEXT_FIXED = {
-    "hf_model_name": (None, ""), "embed_cls": (False, None), "no_causal_mask": (False, None),
+    "hf_model_name": (None, ""),
+    # The tokenizer is a part of the model: another one would give other numbers to the same words.
+    "hf_tokenizer_name": (None, "", "openai/clip-vit-base-patch32", "openai/clip-vit-large-patch14"),
+    "embed_cls": (False, None), "no_causal_mask": (False, None),
     "pool_type": ("argmax",), "proj_type": ("linear",), "proj_bias": (False, None), "act_kwargs": (None, {}),
     "block_type": (None, "default"), "qk_norm": (False, None), "scaled_cosine_attn": (False, None),
     "norm_kwargs": (None, {}, {"eps": LAYER_NORM_EPS}),
@@ -211,12 +215,13 @@ def build_config(state, *, folder, name, entry=None, activation=None, heads=None
             tower = key.partition("_")[0]
             raise WeightsError(
                 f"{state.path}: the number of {tower} heads is stored nowhere, and the width "
-                f"{_attention_width(sizes, tower)} is not a multiple of {HEAD_WIDTH}; pass heads=(image, text)"
+                f"{_attention_width(sizes, tower)} is not a multiple of {HEAD_WIDTH}; "
+                "pass heads=(image, text)"
             )
         if key in zoo and sources[key] == described.get("model_file") and chosen[key] != zoo[key]:
             warnings.warn(
-                f"{entry.name}: {sources[key]} beside the weights says {key} = {chosen[key]}, OpenAI's model has "
-                f"{zoo[key]}; the file's value is used",
+                f"{entry.name}: {sources[key]} beside the weights says {key} = {chosen[key]}, "
+                f"OpenAI's model has {zoo[key]}; the file's value is used",
                 ClipcWarning,
                 stacklevel=4,
             )
@@ -261,10 +266,10 @@ def sizes_from_shapes(state):
         found = state.shape(name)
         wrong = len(found) != len(form) or any(isinstance(f, int) and f != s for f, s in zip(form, found))
         if wrong or not all(1 <= size <= MAX_SIZE for size in found):
-            expected = "[" + ", ".join(map(str, form)) + "]"
-            raise WeightsError(
-                f"{name}: expected {expected} with sizes from 1 to {MAX_SIZE}, got {list(found)}"
+            expected = (
+                "[" + ", ".join(map(str, form)) + "]" + ("" if wrong else f", sizes from 1 to {MAX_SIZE}")
             )
+            raise WeightsError(f"{name}: expected {expected}, got {list(found)}")
         return found
 
     def blocks(prefix):
@@ -294,26 +299,28 @@ def sizes_from_shapes(state):
         width = shape("visual.layer1.0.conv1.weight", "width", "width", 1, 1)[0]
         layers = tuple(blocks(f"visual.layer{stage}.") for stage in (1, 2, 3, 4))
         vision = {
-            "vision": "modified_resnet", "vision_layers": layers, "vision_width": width, "vision_patch_size": None,
-            "vision_mlp_width": None, "image_size": 32 * grid("visual.attnpool.positional_embedding", 32 * width),
+            "vision": "modified_resnet", "vision_layers": layers, "vision_width": width,
+            "vision_patch_size": None, "vision_mlp_width": None,
+            "image_size": 32 * grid("visual.attnpool.positional_embedding", 32 * width),
         }  # fmt: skip
     else:
         width, _, patch, _ = conv1 = shape("visual.conv1.weight", "width", 3, "patch", "patch")
         if conv1[2] != conv1[3]:
             raise WeightsError(f"visual.conv1.weight: expected [width, 3, patch, patch], got {list(conv1)}")
+        mlp_width, _ = shape("visual.transformer.resblocks.0.mlp.c_fc.weight", "mlp width", width)
         vision = {
             "vision": "vit", "vision_layers": blocks("visual.transformer.resblocks."), "vision_width": width,
             "vision_patch_size": patch, "image_size": patch * grid("visual.positional_embedding", width),
-            "vision_mlp_width": shape("visual.transformer.resblocks.0.mlp.c_fc.weight", "mlp width", width)[0],
+            "vision_mlp_width": mlp_width,
         }  # fmt: skip
     if vision["image_size"] > MAX_SIZE or 32 * width > MAX_SIZE:
         raise WeightsError(f"{state.path}: image size {vision['image_size']} and width {width} are too large")
-    vocab_size, text_width = shape("token_embedding.weight", "vocabulary", "width")
+    (text_width,) = shape("ln_final.weight", "width")
     return {
         **vision,
         "embed_dim": shape("text_projection", text_width, "embedding")[1],
         "context_length": shape("positional_embedding", "context", text_width)[0],
-        "vocab_size": vocab_size,
+        "vocab_size": shape("token_embedding.weight", "vocabulary", text_width)[0],
         "text_width": text_width,
         "text_layers": blocks("transformer.resblocks."),
         "text_mlp_width": shape("transformer.resblocks.0.mlp.c_fc.weight", "mlp width", text_width)[0],
@@ -420,8 +427,8 @@ def _read_huggingface(folder, sizes, required):
         _activation(f"{path}: {where}.hidden_act", section["hidden_act"])
     if vision["hidden_act"] != text["hidden_act"]:
         raise WeightsError(
-            f"{path}: hidden_act is {vision['hidden_act']} in the image tower and {text['hidden_act']} in the text "
-            "tower; clipc has one activation for both"
+            f"{path}: hidden_act is {vision['hidden_act']} in the image tower and {text['hidden_act']} "
+            "in the text tower; clipc has one activation for both"
         )
     return {
         "model_file": path.name,
@@ -458,10 +465,12 @@ def _read_open_clip(folder, sizes, required):
                 )
     vision, text = {**OC_VISION_DEFAULTS, **vision_given}, {**OC_TEXT_DEFAULTS, **text_given}
     expected = {
-        "embed_dim": model["embed_dim"], "image_size": _square(vision["image_size"]), "vision_width": vision["width"],
+        "embed_dim": model["embed_dim"], "image_size": _square(vision["image_size"]),
+        "vision_width": vision["width"],
         "vision_layers": tuple(vision["layers"]) if isinstance(vision["layers"], list) else vision["layers"],
-        "context_length": text["context_length"], "vocab_size": text["vocab_size"], "text_width": text["width"],
-        "text_layers": text["layers"], "text_mlp_width": _times(text["width"], text["mlp_ratio"]),
+        "context_length": text["context_length"], "vocab_size": text["vocab_size"],
+        "text_width": text["width"], "text_layers": text["layers"],
+        "text_mlp_width": _times(text["width"], text["mlp_ratio"]),
     }  # fmt: skip
     if sizes["vision"] == "vit":
         expected["vision_patch_size"] = _square(vision["patch_size"])
@@ -485,8 +494,8 @@ def _read_preprocessor(folder, image_size):
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         return {}
-    raw = load_json(path)
-    for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"):
+    raw = {key: value for key, value in load_json(path).items() if value is not None}
+    for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
         if raw.get(key, True) is not True:
             raise WeightsError(
                 f"{path}: {key} = {str(raw[key])[:40]} is not clipc's preprocessing, expected true"

@@ -28,17 +28,13 @@ WRAPPERS = ("module.", "_orig_mod.", "state_dict.", "model.", "clip_model.", "cl
 
 # Kept in files for other programs: sizes that the shapes tell as well, counters, constants.
 IGNORED = re.compile(
-    r"(input_resolution|context_length|vocab_size|(text\.)?attn_mask|(.*\.)?num_batches_tracked|(.*\.)?position_ids)"
+    r"(input_resolution|context_length|vocab_size|(text\.)?attn_mask"
+    r"|(.*\.)?num_batches_tracked|(.*\.)?position_ids)"
 )
 
 TEXT_NAMES = (
-    "token_embedding.",
-    "positional_embedding",
-    "transformer.",
-    "ln_final.",
-    "text_projection",
-    "attn_mask",
-)
+    "token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection", "attn_mask",
+)  # fmt: skip
 
 # Hugging Face name to OpenAI name, inside a block and outside.
 HF_BLOCK = {
@@ -166,7 +162,8 @@ class WeightState:
         if surplus:
             names = ", ".join(sorted(surplus)[:5]) + (", ..." if len(surplus) > 5 else "")
             raise WeightsError(
-                f"{self.path}: {len(surplus)} surplus tensors, which a CLIP model of this shape does not have: {names}"
+                f"{self.path}: {len(surplus)} surplus tensors, which a CLIP model of this shape does not "
+                f"have: {names}"
             )
 
     def close(self):
@@ -225,8 +222,8 @@ def _translate(source):
     if make is None:
         seen = ", ".join(sorted(source.tensors)[:3])
         raise WeightsError(
-            f"{source.path} is not a CLIP model that clipc knows: expected tensors named as by OpenAI, OpenCLIP or "
-            f"Hugging Face's CLIPModel, found {len(names)} such as {seen}"
+            f"{source.path} is not a CLIP model that clipc knows: expected tensors named as by OpenAI, "
+            f"OpenCLIP or Hugging Face's CLIPModel, found {len(names)} such as {seen}"
         )
     if not (has_image and has_text):
         present, absent = ("image", "text") if has_image else ("text", "image")
@@ -284,11 +281,10 @@ def _from_openclip(names, prefix, source):
     entries = {}
     for name, entry in plain.items():
         short = name.removeprefix("text.")
-        # A name without the prefix must not hide, or be hidden by, one with it.
-        if short != name and short.startswith(TEXT_NAMES) and short not in plain:
+        if short != name and short.startswith(TEXT_NAMES):
             name = short
         elif name.startswith(TEXT_NAMES):
-            name = "?" + name
+            name = "?" + name  # surplus: without the prefix it must not hide the one with it
         entries[name] = entry
     return entries
 
@@ -354,6 +350,6 @@ def _check_logit_bias(source, prefix):
         raise WeightsError(f"{name}: expected one floating-point number, got {info.dtype} {list(info.shape)}")
     if source.read(name).any():
         raise WeightsError(
-            f"{source.path} is not a CLIP model that clipc knows: its logit_bias is not zero, so it was trained "
-            "with the sigmoid loss"
+            f"{source.path} is not a CLIP model that clipc knows: its logit_bias is not zero, so it was "
+            "trained with the sigmoid loss"
         )

@@ -139,7 +139,8 @@ class SafetensorsFile:
                 count = self._file.readinto(view[done:])
                 if not count:
                     raise WeightsError(
-                        f"{self.path} changed while it was read: {name} has {len(view)} bytes, only {done} were left"
+                        f"{self.path} changed while it was read: {name} has {len(view)} bytes, only "
+                        f"{done} were left"
                     )
                 done += count
 
@@ -188,13 +189,9 @@ class ShardedSafetensors:
         self._home = {}
         try:
             for file_name in sorted(set(weight_map.values())):
-                shard = SafetensorsFile(self.path.parent / file_name)
-                self._files[file_name] = shard
+                self._files[file_name] = SafetensorsFile(self.path.parent / file_name)
+            for file_name, shard in self._files.items():
                 for name, info in shard.tensors.items():
-                    if name in self.tensors:
-                        raise WeightsError(
-                            f"{self.path}: {name} is in {self._home[name].path.name} and in {file_name}"
-                        )
                     if weight_map.get(name) != file_name:
                         stated = weight_map.get(name, "nothing about it")
                         raise WeightsError(f"{self.path}: {name} is in {file_name}, the index says {stated}")
@@ -326,12 +323,13 @@ def _read_header(path, file):
     length = int.from_bytes(start[:8], "little")
     if length > MAX_HEADER_BYTES or length < 2 or (size > 8 and start[8:9] != b"{"):
         raise WeightsError(
-            f"{path} is not a safetensors file: expected a header of 2 to {MAX_HEADER_BYTES} bytes that begins "
-            f"with '{{', got a length of {length} and {start[8:9]!r}"
+            f"{path} is not a safetensors file: expected a header of 2 to {MAX_HEADER_BYTES} bytes that "
+            f"begins with '{{', got a length of {length} and {start[8:9]!r}"
         )
     if 8 + length > size:
         raise WeightsError(
-            f"{path} is cut short: the header alone takes {8 + length} bytes, the file has {size}; download it again"
+            f"{path} is cut short: the header alone takes {8 + length} bytes, the file has {size}; "
+            "download it again"
         )
     file.seek(8)
     try:
@@ -356,8 +354,8 @@ def _read_header(path, file):
         if begin != position:
             problem = "overlaps" if begin < position else "leaves a gap after"
             raise WeightsError(
-                f"{path}: {_short(name)} begins at byte {begin} of the data, which {problem} {_short(previous)} "
-                f"(expected {position})"
+                f"{path}: {_short(name)} begins at byte {begin} of the data, which {problem} "
+                f"{_short(previous)} (expected {position})"
             )
         position, previous = end, name
     data_start = 8 + length
@@ -368,8 +366,8 @@ def _read_header(path, file):
         )
     if data_start + position < size:
         raise WeightsError(
-            f"{path}: {size - data_start - position} bytes follow that belong to no tensor (the header promises "
-            f"{data_start + position} bytes, the file has {size})"
+            f"{path}: {size - data_start - position} bytes follow that belong to no tensor (the header "
+            f"promises {data_start + position} bytes, the file has {size})"
         )
     tensors = {
         name: TensorInfo(dtype, shape, data_start + begin, data_start + end)

@@ -177,8 +177,8 @@ def fetch(entry, folder):
         Of the weight file.
     """
     raise FileNotFoundError(
-        f"{entry.name} is not in the cache, and downloading comes in a later version of clipc. Put {HUB_FILE} from "
-        f"https://huggingface.co/{entry.repository} into {folder}"
+        f"{entry.name} is not in the cache, and downloading comes in a later version of clipc. Put "
+        f"{HUB_FILE} from https://huggingface.co/{entry.repository} into {folder}"
     )
 
 

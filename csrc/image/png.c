@@ -205,7 +205,7 @@ clipc_status clipc_png_check(const uint8_t *data, size_t size, uint64_t max_pixe
             info->unsupported = "it has an unknown chunk that matters"; /* its name begins with a capital letter */
         }
     } while (!is_type(&chunk, "IEND"));
-    if (!have_data) {
+    if (info->data_bytes == 0) {
         return damaged(&chunk, "there are no image data", message);
     }
     return CLIPC_OK;

@@ -135,7 +135,7 @@ def build(tiny_imagenet, cifar100, wordnet):
     for w in wnids:
         lemmas = synsets[w[1:]][0]
         lemmas = [
-            l for l in lemmas if not re.match(r"^[A-Z][a-z]+ [a-z]+$", l)
+            x for x in lemmas if not re.match(r"^[A-Z][a-z]+ [a-z]+$", x)
         ] or lemmas  # no Latin binomials first
         leaf = concept(lemmas[0].lower(), [x.lower() for x in lemmas[1:3]])
         held = [leaf]

@@ -13,6 +13,7 @@ CPU time; this order does not. See README.md for the data and the times.
 
 import argparse
 import glob
+import importlib.util
 import math
 import random
 import re
@@ -30,6 +31,15 @@ from safetensors.torch import save_file
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1) * 255
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1) * 255
 SIZE, DIM = 64, 256
+
+
+def load_tokenizer():
+    """OpenAI's tokenizer, from its file alone: importing its package would need torchvision."""
+    path = importlib.util.find_spec("clip").submodule_search_locations[0] + "/simple_tokenizer.py"
+    spec = importlib.util.spec_from_file_location("simple_tokenizer", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.SimpleTokenizer()
 
 
 def load_images(args, wnids, cifar):
@@ -216,9 +226,7 @@ def main():
     torch.manual_seed(1)
     random.seed(1)
     np.random.seed(1)
-    from clip.simple_tokenizer import SimpleTokenizer
-
-    tokenizer = SimpleTokenizer()
+    tokenizer = load_tokenizer()
     wnids, cifar, classes, names, synonyms = build(args.tiny_imagenet, args.cifar100, args.wordnet)
     synsets, senses = wn.read(args.wordnet)
     adjectives = wn.adjectives(args.wordnet)
