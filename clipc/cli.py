@@ -71,7 +71,7 @@ class _Program(click.Group):
             # click returns the exit code of --help and the like, and what the command returned: None.
             code = super().main(args, "clipc", obj=settings, **extra)
             if sys.stdout is not None:
-                sys.stdout.flush()  # here, because a failure is reported here and not when the interpreter ends
+                sys.stdout.flush()  # a failure is reported here, and not when the interpreter ends
             return code or 0
         except BrokenPipeError:
             _discard_output()
@@ -80,7 +80,7 @@ class _Program(click.Group):
             hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
             _print_line(f"clipc: {_one_line(error.format_message()).rstrip('.')}{hint}")
             return 2
-        except (click.exceptions.Abort, KeyboardInterrupt) as error:  # the former is what click makes of the latter
+        except (click.exceptions.Abort, KeyboardInterrupt) as error:  # click makes the former of the latter
             _report(error, "interrupted", settings)
             return 130
         except Exception as error:
@@ -151,14 +151,13 @@ def _one_line(text):
 
 def _printable(text):
     """The text without what could move a terminal's cursor or cannot be encoded; file names hold anything."""
-    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
 
 
 def _discard_output():
     """Let the rest of the output vanish, so that the interpreter does not complain of it when it ends."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    with contextlib.suppress(OSError, ValueError, AttributeError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _set_debug(ctx, parameter, value):
@@ -178,6 +177,7 @@ def _print_version(ctx, parameter, value):
         ctx.exit()
 
 
+# fmt: off
 @click.group(
     cls=_Program,
     invoke_without_command=True,
@@ -204,10 +204,11 @@ def main(ctx):
       eval "$(_CLIPC_COMPLETE=bash_source clipc)"
 
     Exit code: 0 done, 1 an error, 2 a wrong call, 130 stopped with Ctrl-C.
-    """  # fmt: skip
+    """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(2)
+# fmt: on
 
 
 # --- options that commands share ---------------------------------------------------------------------
@@ -229,10 +230,11 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON,
 
 def _computing_options(default_batch):
     """The options of commands that compute with a model."""
+    # fmt: off
     options = (
         click.option("-m", "--model", metavar="NAME", shell_complete=_complete_model,
-                     help='A name that "clipc models" lists, a .safetensors file, or a folder that holds one. '
-                          "Default: what CLIPC_MODEL names, else the embedded model tiny."),
+                     help='A name that "clipc models" lists, a .safetensors file, or a folder that holds '
+                          "one. Default: what CLIPC_MODEL names, else the embedded model tiny."),
         click.option("--exif", is_flag=True,
                      help="Turn photographs upright, as the camera noted in the file (EXIF orientation)."),
         click.option("-r", "--recursive", is_flag=True, help="Take the images in subfolders, too."),
@@ -244,7 +246,8 @@ def _computing_options(default_batch):
         click.option("-q", "--quiet", is_flag=True, callback=_set_quiet,
                      help="No progress bar and no notes on standard error."),
         _debug_option,
-    )  # fmt: skip
+    )
+    # fmt: on
 
     def decorate(function):
         for option in reversed(options):
@@ -285,6 +288,8 @@ def _find_images(arguments, *, recursive, missing_ok):
     -------
     list of _Source
     """
+    if list(arguments).count(STANDARD_INPUT) > 1:
+        raise click.UsageError("'-' is given more than once; standard input holds one image")
     sources = []
     for argument in arguments:
         path = os.path.expanduser(argument)  # in quotes, or behind "=", the shell leaves ~ alone
@@ -332,7 +337,7 @@ def _looks_like_image(name):
 
 def _read_standard_input():
     if sys.stdin is None or sys.stdin.isatty():
-        raise click.UsageError("'-' reads an image from standard input, as in: clipc classify - dog cat < photo.jpg")
+        raise click.UsageError("'-' is an image on standard input, as in: clipc classify - dog < photo.jpg")
     return sys.stdin.buffer.read()
 
 
@@ -442,6 +447,7 @@ def _check_template(ctx, parameter, values):
     return values
 
 
+# fmt: off
 @main.command()
 @click.argument("image", type=click.Path(allow_dash=True))
 @click.argument("labels", nargs=-1)
@@ -453,15 +459,15 @@ def _check_template(ctx, parameter, values):
               help='Sentence around each label, with {} in its place, such as "a photo of a {}.". Repeated: '
                    "the average over all sentences (a prompt ensemble).")
 @click.option("-k", "--top-k", type=click.IntRange(min=1), metavar="K",
-              help=f"How many labels to print, best first. Default: at most {PRINTED_LABELS}; with --json all.")
+              help=f"How many labels to print, best first. Default: up to {PRINTED_LABELS}; with --json all.")
 @_json_option
 @_computing_options(f"Images held in memory at the same time. Default: {IMAGE_BATCH}.")
 def classify(image, labels, more, labels_file, templates, top_k, as_json, model, exif, recursive,
              skip_unreadable, batch_size, threads, quiet):
     """Say which of the LABELS fits a picture best.
 
-    IMAGE is a file, a folder (all images in it), a pattern in quotes, or '-' for standard input. Everything
-    after it is a label.
+    IMAGE is a file, a folder (all images in it), a pattern in quotes, or '-' for standard input.
+    Everything after it is a label.
 
     \b
       clipc classify photo.jpg dog cat "a cup of coffee"
@@ -472,7 +478,7 @@ def classify(image, labels, more, labels_file, templates, top_k, as_json, model,
 
     The percentages sum to 100 over all labels that are given: they say which label fits best, not whether
     any does.
-    """  # fmt: skip
+    """
     if STANDARD_INPUT == labels_file and STANDARD_INPUT in (image, *more):
         raise click.UsageError("standard input can hold the image or the labels, not both")
     labels = _collect_labels(labels, labels_file)
@@ -482,13 +488,19 @@ def classify(image, labels, more, labels_file, templates, top_k, as_json, model,
     templates = templates or ("{}",)
     loaded.classifier(labels, templates)  # before images are read: what is wrong with the labels shows first
 
-    # Whether a path stands before the line depends on what was asked for, not on how many files there happen to be.
+    # Whether lines begin with a path depends on the call, not on how many files there happen to be.
     single = len(arguments) == 1 and len(sources) == 1 and sources[0].name in (image, "standard input")
     printer = _JsonPrinter(loaded.name, templates) if as_json else _TextPrinter(sources, labels, single)
     kept = top_k or (None if as_json else PRINTED_LABELS)
     any_read = False
-    batches = _encode_images(loaded, sources, batch_size=batch_size or IMAGE_BATCH, exif=exif, skip=skip_unreadable,
-                             progress=as_json and not quiet)  # fmt: skip
+    batches = _encode_images(
+        loaded,
+        sources,
+        batch_size=batch_size or IMAGE_BATCH,
+        exif=exif,
+        skip=skip_unreadable,
+        progress=as_json and not quiet,
+    )
     for read, features, skipped in batches:
         if read:
             any_read = True
@@ -500,6 +512,7 @@ def classify(image, labels, more, labels_file, templates, top_k, as_json, model,
     printer.finish()
     if not any_read:
         raise click.ClickException("none of the images could be read")
+# fmt: on
 
 
 def _collect_labels(labels, labels_file):
@@ -507,8 +520,8 @@ def _collect_labels(labels, labels_file):
     for label in labels:
         if _looks_like_image(label) and os.path.isfile(label):
             raise click.UsageError(
-                f"{label!r} stands where a label is expected, and is an image file; more images: --image {label}, "
-                "or a pattern in quotes as the first argument"
+                f"{label!r} stands where a label is expected, and is an image file; more images: "
+                f"--image {label}, or a pattern in quotes as the first argument"
             )
     if labels_file:
         found = [line.strip() for line in _read_lines(labels_file)]
@@ -516,7 +529,7 @@ def _collect_labels(labels, labels_file):
         if not any(found):
             raise click.ClickException(f"{labels_file}: no labels in this file, expected one a line")
     if not labels:
-        raise click.UsageError("no labels; they stand after the image, as in: clipc classify photo.jpg dog cat")
+        raise click.UsageError("no labels; they follow the image, as in: clipc classify photo.jpg dog cat")
     seen = set()
     for label in labels:
         if not label.strip():
@@ -542,8 +555,9 @@ class _TextPrinter:
         if self.single:
             click.echo(_printable(str(prediction)))
             return
-        cells = (_pad(_printable(f"{label}: {100 * p:.2f}%"), self.cell_width) for label, p in prediction.items())
-        click.echo((_pad(_printable(name), self.name_width) + "  " + "  ".join(cells)).rstrip())
+        cells = [_printable(f"{label}: {100 * p:.2f}%") for label, p in prediction.items()]
+        line = [_pad(_printable(name), self.name_width), *(_pad(cell, self.cell_width) for cell in cells)]
+        click.echo("  ".join(line).rstrip())
 
     def skip(self, name, reason):
         pass
@@ -590,28 +604,30 @@ def _pad(text, width):
 # --- clipc embed -------------------------------------------------------------------------------------
 
 
+# fmt: off
 @main.command()
 @click.argument("inputs", nargs=-1, metavar="INPUT...", type=click.Path(allow_dash=True))
 @click.option("-o", "--output", required=True, metavar="OUT.npy", type=click.Path(),
               help="File to write: a float32 array with a row for each input, for numpy.load.")
 @click.option("--texts", is_flag=True, help="The inputs are texts, not images.")
 @click.option("-f", "--from-file", metavar="FILE", type=click.Path(allow_dash=True),
-              help="Take inputs from a text file, too, one a line: texts with --texts, else paths of images. '-' for "
-                   "standard input.")
+              help="Take inputs from a text file, too, one a line: texts with --texts, else paths of images. "
+                   "'-' for standard input.")
 @click.option("--names", metavar="FILE", type=click.Path(),
-              help="Also write the inputs in the order of the rows, one a line. With --skip-unreadable always "
-                   "written, by default as OUT.txt.")
+              help="Also write the inputs in the order of the rows, one a line. With --skip-unreadable "
+                   "always written, by default as OUT.txt.")
 @click.option("--normalize", is_flag=True,
               help="Scale rows to length 1, so that a dot product of two is their cosine.")
-@click.option("--truncate", is_flag=True, help="Cut texts that are too long for the model, instead of stopping.")
+@click.option("--truncate", is_flag=True,
+              help="Cut texts that are too long for the model, instead of stopping.")
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
 @_computing_options(f"Inputs computed at the same time. Default: {IMAGE_BATCH} images or {TEXT_BATCH} texts.")
 def embed(inputs, output, texts, from_file, names, normalize, truncate, force, model, exif, recursive,
           skip_unreadable, batch_size, threads, quiet):
     """Write the vectors of images or texts to a NumPy file.
 
-    INPUT is an image, a folder (all images in it), a pattern in quotes, or '-' for an image on standard input;
-    with --texts, a text.
+    INPUT is an image, a folder (all images in it), a pattern in quotes, or '-' for an image on standard
+    input; with --texts, a text.
 
     \b
       clipc embed photos/ -o photos.npy --names photos.txt
@@ -620,7 +636,7 @@ def embed(inputs, output, texts, from_file, names, normalize, truncate, force, m
       clipc embed --texts --from-file captions.txt -o captions.npy
 
     The files appear when everything is done: whatever goes wrong, none is left half written.
-    """  # fmt: skip
+    """
     if not inputs and not from_file:
         raise click.UsageError("no inputs; name images, folders or texts, or use --from-file")
     if texts and (skip_unreadable or exif or recursive):
@@ -630,7 +646,7 @@ def embed(inputs, output, texts, from_file, names, normalize, truncate, force, m
     if from_file == STANDARD_INPUT and STANDARD_INPUT in inputs and not texts:
         raise click.UsageError("standard input can hold an image or the list of inputs, not both")
     if skip_unreadable and not names:
-        names = (output[:-4] if output.endswith(".npy") else output) + ".txt"
+        names = output.removesuffix(".npy") + ".txt"
     if names and os.path.realpath(names) == os.path.realpath(output):
         raise click.UsageError("--names and --output are the same file")
     for path in filter(None, (output, names)):
@@ -639,15 +655,20 @@ def embed(inputs, output, texts, from_file, names, normalize, truncate, force, m
     import numpy as np
 
     inputs = list(inputs) + (_read_lines(from_file) if from_file else [])
-    progress = not quiet
     if texts:
         if not inputs:
             raise click.ClickException("no texts: the file is empty")
         rows = inputs
         _check_names(rows, names)
         loaded = _load_model(model, threads)
-        features = _encode_texts(loaded, inputs, batch_size or TEXT_BATCH, truncate=truncate, progress=progress,
-                                 normalize=normalize)  # fmt: skip
+        features = _encode_texts(
+            loaded,
+            inputs,
+            batch_size or TEXT_BATCH,
+            truncate=truncate,
+            progress=not quiet,
+            normalize=normalize,
+        )
     else:
         inputs = [line for line in inputs if line.strip()]
         sources = _find_images(inputs, recursive=recursive, missing_ok=skip_unreadable)
@@ -657,10 +678,19 @@ def embed(inputs, output, texts, from_file, names, normalize, truncate, force, m
         loaded = _load_model(model, threads)
         features = np.empty((len(sources), loaded.embed_dim), np.float32)
         rows = []
-        for read, block, _ in _encode_images(loaded, sources, batch_size=batch_size or IMAGE_BATCH, exif=exif,
-                                             skip=skip_unreadable, progress=progress, normalize=normalize):  # fmt: skip
-            features[len(rows) : len(rows) + len(read)] = block if read else features[:0]
-            rows += (source.name for source in read)
+        batches = _encode_images(
+            loaded,
+            sources,
+            batch_size=batch_size or IMAGE_BATCH,
+            exif=exif,
+            skip=skip_unreadable,
+            progress=not quiet,
+            normalize=normalize,
+        )
+        for read, block, _ in batches:
+            if read:
+                features[len(rows) : len(rows) + len(read)] = block
+                rows += (source.name for source in read)
         features = features[: len(rows)]
         if not rows:
             raise click.ClickException("none of the images could be read; nothing is written")
@@ -674,6 +704,7 @@ def embed(inputs, output, texts, from_file, names, normalize, truncate, force, m
         kind = ("text" if texts else "image") + ("" if len(rows) == 1 else "s")
         beside = f", their names in {names}" if names else ""
         click.echo(_printable(f"{output}: {len(rows)} {kind}, {features.shape[1]} numbers each{beside}"))
+# fmt: on
 
 
 def _encode_texts(model, texts, batch_size, *, truncate, progress, normalize):
@@ -689,7 +720,8 @@ def _encode_texts(model, texts, batch_size, *, truncate, progress, normalize):
     with _progress_bar(len(texts), "text", progress) as bar:
         for begin in range(0, len(texts), batch_size):
             batch = texts[begin : begin + batch_size]
-            features[begin : begin + len(batch)] = model.encode_text(batch, normalize=normalize, truncate=truncate)
+            block = model.encode_text(batch, normalize=normalize, truncate=truncate)
+            features[begin : begin + len(batch)] = block
             bar.update(len(batch))
     return features
 
@@ -721,7 +753,7 @@ def _check_names(rows, names):
 
 @contextlib.contextmanager
 def _written_together(paths):
-    """Files that take the place of `paths` when the block ends, all or none; after an error nothing is left."""
+    """Files that take the place of `paths` when the block ends; after an error nothing of them is left."""
     with contextlib.ExitStack() as stack:
         opened = []
         for path in paths:
@@ -757,6 +789,7 @@ def _remove_if_there(path):
 # --- clipc models ------------------------------------------------------------------------------------
 
 
+# fmt: off
 @main.command()
 @_json_option
 @_debug_option
@@ -778,9 +811,10 @@ def models(as_json):
         place = "not in the cache" if path is None else "embedded" if entry.repository is None else "cached"
         rows.append({
             "name": entry.name, "image_size": entry.image_size, "embed_dim": entry.embed_dim,
-            "activation": entry.activation, "vision_heads": entry.vision_heads, "text_heads": entry.text_heads,
-            "state": place, "path": None if path is None else str(path), "repository": entry.repository,
-        })  # fmt: skip
+            "activation": entry.activation, "vision_heads": entry.vision_heads,
+            "text_heads": entry.text_heads, "state": place, "path": None if path is None else str(path),
+            "repository": entry.repository,
+        })
     cache = str(weights.cache_folder())
     default = os.environ.get("CLIPC_MODEL") or "tiny"
     if as_json:
@@ -794,9 +828,11 @@ def models(as_json):
         ],
     )
     click.echo()
-    click.echo(f"Cache folder:  {cache}" + ("" if os.environ.get("CLIPC_CACHE") else "  (CLIPC_CACHE names another)"))
-    chosen = "chosen by CLIPC_MODEL" if os.environ.get("CLIPC_MODEL") else "CLIPC_MODEL or --model choose another"
-    click.echo(f"Default model: {default}  ({chosen})")
+    from_cache = "CLIPC_CACHE" if os.environ.get("CLIPC_CACHE") else "CLIPC_CACHE names another"
+    from_model = "CLIPC_MODEL" if os.environ.get("CLIPC_MODEL") else "CLIPC_MODEL or --model names another"
+    click.echo(f"Cache folder:  {_printable(cache)}  ({from_cache})")
+    click.echo(f"Default model: {_printable(default)}  ({from_model})")
+# fmt: on
 
 
 def _print_table(head, rows):
@@ -808,8 +844,9 @@ def _print_table(head, rows):
 # --- clipc info --------------------------------------------------------------------------------------
 
 
+# fmt: off
 @main.command()
-@click.argument("model", required=False, metavar="[FILE_OR_NAME]", type=click.Path(), shell_complete=_complete_model)
+@click.argument("model", required=False, metavar="[FILE_OR_NAME]", shell_complete=_complete_model)
 @_json_option
 @_debug_option
 def info(model, as_json):
@@ -834,6 +871,7 @@ def info(model, as_json):
         _print_json(facts)
     else:
         _print_facts(_in_words(facts))
+# fmt: on
 
 
 def _model_facts(name):
@@ -867,9 +905,10 @@ def _in_words(facts):
     """The lines that `info` prints for a model: title to text."""
     origin = {key: f" (from: {source})" for key, source in facts["sources"].items()}
     if facts["vision"] == "vit":
+        patch = facts["vision_patch_size"]
         tower = (
-            f"vision transformer, {facts['vision_layers']} blocks of width {facts['vision_width']}, MLP "
-            f"{facts['vision_mlp_width']}, patches of {facts['vision_patch_size']} x {facts['vision_patch_size']} pixels"
+            f"vision transformer, {facts['vision_layers']} blocks of width {facts['vision_width']}, "
+            f"MLP {facts['vision_mlp_width']}, patches of {patch} x {patch} pixels"
         )
     else:
         blocks = "-".join(map(str, facts["vision_layers"]))
@@ -878,7 +917,7 @@ def _in_words(facts):
         f"{entry['tensors']} in {_DTYPE_NAMES.get(dtype, dtype)} ({entry['numbers']:,} numbers)"
         for dtype, entry in facts["stored_as"].items()
     )
-    numbers = lambda values: ", ".join(f"{value:.4g}" for value in values)  # noqa: E731
+    mean, deviation = (", ".join(f"{v:.4g}" for v in facts[key]) for key in ("image_mean", "image_std"))
     return {
         "name": facts["name"],
         "file": facts["file"],
@@ -891,12 +930,13 @@ def _in_words(facts):
         "image heads": f"{facts['vision_heads']}{origin.get('vision_heads', '')}",
         "text": f"up to {facts['context_length']} tokens, vocabulary of {facts['vocab_size']:,}",
         "text tower": (
-            f"transformer, {facts['text_layers']} blocks of width {facts['text_width']}, MLP {facts['text_mlp_width']}"
+            f"transformer, {facts['text_layers']} blocks of width {facts['text_width']}, "
+            f"MLP {facts['text_mlp_width']}"
         ),
         "text heads": f"{facts['text_heads']}{origin.get('text_heads', '')}",
         "activation": f"{facts['activation']}{origin.get('activation', '')}",
-        "pixel mean": f"{numbers(facts['image_mean'])}{origin.get('preprocessing', '')}",
-        "pixel deviation": numbers(facts["image_std"]),
+        "pixel mean": f"{mean}{origin.get('preprocessing', '')}",
+        "pixel deviation": deviation,
     }
 
 

@@ -4,16 +4,18 @@ Most tests call it inside the test process. What depends on a process of its own
 pipes, imports, notes that are printed once a process) runs in one.
 """
 
-import io
+import fcntl
 import json
 import os
 import pty
 import re
+import select
 import signal
 import stat
+import struct
 import subprocess
 import sys
-import time
+import termios
 from pathlib import Path
 
 import numpy as np
@@ -80,15 +82,22 @@ def run_process(*arguments, code=0, env=None, **options):
         del options["stdin"]
     result = subprocess.run(
         [sys.executable, "-m", "clipc", *map(str, arguments)],
-        capture_output=True, env={**os.environ, **package_path(), **(env or {})}, timeout=60, **options,
-    )  # fmt: skip
+        capture_output=True,
+        env={**os.environ, **package_path(), **(env or {})},
+        timeout=60,
+        **options,
+    )
     assert result.returncode == code, (result.returncode, result.stdout, result.stderr)
     return result
 
 
 def package_path():
     """The package is found from another current folder, too."""
-    return {"PYTHONPATH": os.pathsep.join([str(Path(clipc.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
+    return {
+        "PYTHONPATH": os.pathsep.join(
+            [str(Path(clipc.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        )
+    }
 
 
 # --- classify ----------------------------------------------------------------------------------------
@@ -155,7 +164,9 @@ def test_json(folder, tiny):
     for entry in document["images"]:
         expected = tiny.classify(entry["path"], LABELS, templates=document["templates"])
         assert [p["label"] for p in entry["predictions"]] == list(expected)
-        np.testing.assert_allclose([p["probability"] for p in entry["predictions"]], list(expected.values()), atol=1e-6)
+        np.testing.assert_allclose(
+            [p["probability"] for p in entry["predictions"]], list(expected.values()), atol=1e-6
+        )
 
 
 def test_json_of_one_image_has_the_same_form(folder):
@@ -183,10 +194,15 @@ def test_labels_from_a_file(folder, tiny):
     Path("labels.txt").write_bytes("\ufeffdog\r\n\r\n  a cup of coffee \r\n".encode())
     expected = f"{tiny.classify('pictures/b.png', ['cat', 'dog', 'a cup of coffee'])}\n"
     assert run("classify", "pictures/b.png", "cat", "--labels-file", "labels.txt").stdout == expected
-    assert run("classify", "pictures/b.png", "cat", "-l", "-", input="dog\na cup of coffee").stdout == expected
+    assert (
+        run("classify", "pictures/b.png", "cat", "-l", "-", input="dog\na cup of coffee").stdout == expected
+    )
     assert "not both" in run("classify", "-", "-l", "-", input="dog", code=2).stderr
     Path("labels.txt").write_bytes(b"dog\nS\xe3o Paulo\n")
-    assert "labels.txt: line 2 is not UTF-8" in run("classify", "pictures/b.png", "-l", "labels.txt", code=1).stderr
+    assert (
+        "labels.txt: line 2 is not UTF-8"
+        in run("classify", "pictures/b.png", "-l", "labels.txt", code=1).stderr
+    )
     Path("labels.txt").write_bytes(b"\n \n")
     assert "labels.txt: no labels" in run("classify", "pictures/b.png", "-l", "labels.txt", code=1).stderr
 
@@ -201,6 +217,7 @@ def test_labels_from_a_file(folder, tiny):
         (["pictures/b.png", "pictures/a.jpg", "dog"], "more images: --image pictures/a.jpg"),
         (["pictures/b.png", "dog", "--template", "a photo"], "'a photo' has no {}"),
         (["pictures/b.png", "dog", "--wrong"], "--wrong"),
+        (["-", "dog", "--image", "-"], "'-' is given more than once"),
         (["pictures/b.png", "dog", "--threads", "none"], "'none' is not a valid integer"),
     ],
 )
@@ -212,7 +229,9 @@ def test_wrong_calls_of_classify(folder, arguments, message):
 
 
 def test_missing_image(folder):
-    assert run("classify", "missing.png", "dog", code=1).stderr == "clipc: missing.png: no such file or folder\n"
+    assert (
+        run("classify", "missing.png", "dog", code=1).stderr == "clipc: missing.png: no such file or folder\n"
+    )
     assert "does not download" in run("classify", "https://example.org/a.jpg", "dog", code=1).stderr
 
 
@@ -255,7 +274,7 @@ def test_exif_orientation(folder, tiny):
 
 
 def test_file_names_that_are_no_text(folder):
-    """A name with control characters must not reach the terminal, one that is not UTF-8 must not stop anything."""
+    """Control characters must not reach the terminal, and bytes that are no UTF-8 not stop anything."""
     picture(8).save(b"pictures/\x1b[2J.png".decode())
     with open(b"pictures/\xff.png", "wb") as file:
         picture(9).save(file, "PNG")
@@ -276,7 +295,9 @@ def test_words_that_the_embedded_model_does_not_know(folder):
 def test_default_model_is_named_in_a_note(folder):
     result = run_process("classify", "pictures", "dog", "cat", env={"CLIPC_MODEL": ""})
     notes = result.stderr.decode().splitlines()
-    assert len(notes) == 1 and notes[0].startswith("note: ") and "'tiny'" in notes[0] and "--model" in notes[0]
+    assert (
+        len(notes) == 1 and notes[0].startswith("note: ") and "'tiny'" in notes[0] and "--model" in notes[0]
+    )
 
 
 # --- embed -------------------------------------------------------------------------------------------
@@ -311,13 +332,25 @@ def test_embed_texts(folder, tiny, normalize):
 
 def test_embed_lines_of_a_file(folder, tiny):
     """Row N of texts is line N, also when a line is empty."""
-    result = run("embed", "--texts", "-f", "-", "-o", "t.npy", "--names", "t.txt", input="a dog\n\nn\u2028n\r\na cat")
+    result = run(
+        "embed", "--texts", "-f", "-", "-o", "t.npy", "--names", "t.txt", input="a dog\n\nn\u2028n\r\na cat"
+    )
     texts = ["a dog", "", "n\u2028n", "a cat"]
     assert Path("t.txt").read_text().split("\n") == [*texts, ""]
     np.testing.assert_allclose(np.load("t.npy"), tiny.encode_text(texts), atol=1e-5)
     assert "4 texts" in result.stdout
 
-    run("embed", "pictures/b.png", "--from-file", "-", "-o", "i.npy", "--names", "i.txt", input="pictures/a.jpg\n\n")
+    run(
+        "embed",
+        "pictures/b.png",
+        "--from-file",
+        "-",
+        "-o",
+        "i.npy",
+        "--names",
+        "i.txt",
+        input="pictures/a.jpg\n\n",
+    )
     assert Path("i.txt").read_text().splitlines() == ["pictures/b.png", "pictures/a.jpg"]
     for option in (["--texts"], []):
         assert "the file is empty" in run("embed", *option, "-f", os.devnull, "-o", "x.npy", code=1).stderr
@@ -407,7 +440,9 @@ def test_failed_write_leaves_nothing(folder, monkeypatch, failing):
             arguments[0].write(b"half a file")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(*{"save": (np, "save"), "fsync": (os, "fsync"), "replace": (os, "replace")}[failing], fail)
+    monkeypatch.setattr(
+        *{"save": (np, "save"), "fsync": (os, "fsync"), "replace": (os, "replace")}[failing], fail
+    )
     result = run("embed", "pictures", "-o", "out.npy", "--names", "out.txt", "--force", code=1)
     assert "No space left on device" in result.stderr
     assert files_in(folder) == ["out.npy", "pictures"]
@@ -418,27 +453,23 @@ def test_interrupted_embed_leaves_nothing(folder):
     """Ctrl-C in the middle of a long run; that it is in the middle is seen on the progress bar."""
     Path("list.txt").write_text("pictures/b.png\n" * 100_000)
     terminal, its_end = pty.openpty()
+    fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))  # a new one has no columns
     process = subprocess.Popen(
         [sys.executable, "-m", "clipc", "embed", "-f", "list.txt", "-o", "out.npy", "--batch-size", "8"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=its_end, env={**os.environ, **package_path()},
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=its_end,
+        env={**os.environ, **package_path()},
+    )
     os.close(its_end)
     shown = b""
     try:
-        while b"/100000" not in shown or b" 0/100000" in shown.rsplit(b"\r", 1)[-1]:
-            shown += os.read(terminal, 4096)
-        began = time.monotonic()
+        while not re.search(rb" [1-9]\d*/100000 ", shown):
+            shown += read_terminal(terminal)
         process.send_signal(signal.SIGINT)
-        while True:
-            try:
-                more = os.read(terminal, 4096)
-            except OSError:  # how Linux tells that the other end is closed
-                break
-            if not more:
-                break
+        while more := read_terminal(terminal):
             shown += more
         assert process.wait(30) == 130
-        assert time.monotonic() - began < 5
         assert process.stdout.read() == b""
     finally:
         process.kill()
@@ -447,6 +478,15 @@ def test_interrupted_embed_leaves_nothing(folder):
         os.close(terminal)
     assert b"clipc: interrupted" in shown and b"Traceback" not in shown
     assert files_in(folder) == ["list.txt", "pictures"]
+
+
+def read_terminal(terminal):
+    """What has been printed; empty when the other end is closed. Fails rather than wait for ever."""
+    assert select.select([terminal], [], [], 30)[0], "nothing printed for 30 seconds"
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # how Linux tells it
+        return b""
 
 
 # --- models and info ---------------------------------------------------------------------------------
@@ -476,7 +516,9 @@ def test_info_of_this_computer(folder):
     facts = clipc.show_config(mode="dicts")
     assert json.loads(run("info", "--json").stdout) == facts
     lines = run("info").stdout.splitlines()
-    assert [re.split("  +", line, maxsplit=1) for line in lines] == [[key, str(value)] for key, value in facts.items()]
+    assert [re.split("  +", line, maxsplit=1) for line in lines] == [
+        [key, str(value)] for key, value in facts.items()
+    ]
 
 
 def test_info_of_a_model(folder, tiny):
@@ -488,20 +530,43 @@ def test_info_of_a_model(folder, tiny):
     with stored:
         assert facts["parameters"] == sum(int(np.prod(info.shape)) for info in stored.tensors.values())
     text = run("info", weights.EMBEDDED_FILE).stdout
-    for expected in ("ModifiedResNet", "64 x 64 pixels", "quick_gelu (from: file metadata)", "float16", "77 tokens"):
+    for expected in (
+        "ModifiedResNet",
+        "64 x 64 pixels",
+        "quick_gelu (from: file metadata)",
+        "float16",
+        "77 tokens",
+    ):
         assert expected in text
 
 
-def test_info_of_a_vision_transformer(folder, oracles, random_model, tmp_path):
-    import safetensors.numpy
+def test_info_of_a_vision_transformer(folder):
+    """Only the head of the file counts: these are the tensors that tell sizes, and no whole model."""
+    from safetensors.numpy import save_file
 
-    model = random_model("ViT-B/32-small") if "ViT-B/32-small" in oracles.SPECS else None
-    if model is None:
-        name = next(name for name, spec in oracles.SPECS.items() if name not in oracles.FULL and "ViT" in name)
-        model = random_model(name)
-    safetensors.numpy.save_file({key: np.asarray(value) for key, value in model.state_dict.items()}, "vit.safetensors")
+    shapes = {
+        "visual.conv1.weight": (128, 3, 16, 16),
+        "visual.positional_embedding": (17, 128),
+        "visual.proj": (128, 32),
+        "visual.transformer.resblocks.0.mlp.c_fc.weight": (512, 128),
+        "token_embedding.weight": (100, 64),
+        "positional_embedding": (9, 64),
+        "text_projection": (64, 32),
+        "logit_scale": (),
+        "ln_final.weight": (64,),
+        "transformer.resblocks.0.mlp.c_fc.weight": (256, 64),
+    }
+    save_file({name: np.zeros(shape, np.float16) for name, shape in shapes.items()}, "vit.safetensors")
     text = run("info", "vit.safetensors").stdout
-    assert "vision transformer" in text and "(from: default)" in text
+    for expected in (
+        "vision transformer, 1 blocks of width 128, MLP 512, patches of 16 x 16 pixels",
+        "64 x 64 pixels",
+        "quick_gelu (from: default)",
+        "2 (from: default)",
+        "up to 9 tokens, vocabulary of 100",
+        "10 in float16",
+    ):
+        assert expected in text
 
 
 def test_info_of_what_is_no_model(folder):
@@ -526,9 +591,13 @@ def test_version_and_help(folder):
 
 def test_debug_shows_where(folder, monkeypatch):
     for arguments, env in ((["--debug"], {}), ([], {"CLIPC_DEBUG": "1"})):
-        result = run_process("classify", "pictures/b.png", "dog", "--model", "pictures", *arguments, code=1, env=env)
+        result = run_process(
+            "classify", "pictures/b.png", "dog", "--model", "pictures", *arguments, code=1, env=env
+        )
         assert b"Traceback" in result.stderr and b"FileNotFoundError: no .safetensors file" in result.stderr
-    result = run_process("classify", "pictures/b.png", "dog", "--model", "pictures", code=1, env={"CLIPC_DEBUG": "0"})
+    result = run_process(
+        "classify", "pictures/b.png", "dog", "--model", "pictures", code=1, env={"CLIPC_DEBUG": "0"}
+    )
     assert result.stderr == b"clipc: no .safetensors file in pictures\n"
 
 
@@ -555,8 +624,11 @@ def test_broken_pipe_is_quiet(folder):
     process = subprocess.Popen(
         [sys.executable, "-m", "clipc", "classify", "pictures", *LABELS, "--batch-size", "1"]
         + ["--image", "pictures"] * 50,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **package_path()},
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **package_path()},
+    )
     with process:
         assert process.stdout.readline().startswith(b"pictures/C.PNG")
         process.stdout.close()
@@ -569,8 +641,10 @@ def test_full_disk_behind_standard_output(folder):
     with open("/dev/full", "wb") as full:
         result = subprocess.run(
             [sys.executable, "-m", "clipc", "models"],
-            stdout=full, stderr=subprocess.PIPE, env={**os.environ, **package_path()},
-        )  # fmt: skip
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **package_path()},
+        )
     assert result.returncode == 1
     assert result.stderr == b"clipc: No space left on device\n"
 
@@ -593,6 +667,10 @@ def test_help_loads_nothing_that_it_does_not_need():
 
 
 def test_completion(folder):
-    env = {"_CLIPC_COMPLETE": "bash_complete", "COMP_WORDS": "clipc classify x.png --model ViT", "COMP_CWORD": "4"}
+    env = {
+        "_CLIPC_COMPLETE": "bash_complete",
+        "COMP_WORDS": "clipc classify x.png --model ViT",
+        "COMP_CWORD": "4",
+    }
     result = run_process(env=env)
     assert b"ViT-B/32" in result.stdout and b"RN50" not in result.stdout
