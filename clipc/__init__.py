@@ -8,8 +8,6 @@
 the default model (see `load`).
 """
 
-from importlib.metadata import PackageNotFoundError, version
-
 
 def _preload_openblas():
     """Load OpenBLAS by its full path, for installations where it does not lie beside the package.
@@ -42,11 +40,6 @@ from clipc.tokenizer import tokenize
 from clipc.weights.zoo import available_models
 from clipc.zeroshot import Prediction, classifier, classify, encode_image, encode_text, knows, preprocess, similarity
 
-try:
-    __version__ = version("clipc")
-except PackageNotFoundError:  # the source folder, not installed
-    __version__ = "unknown"
-
 __all__ = [
     "ClipcError",
     "ClipcWarning",
@@ -68,3 +61,17 @@ __all__ = [
     "similarity",
     "tokenize",
 ]
+
+
+def __getattr__(name):
+    # Looked up when asked for: importing importlib.metadata takes as long as the rest of clipc.
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            found = version("clipc")
+        except PackageNotFoundError:  # the source folder, not installed
+            found = "unknown"
+        globals()[name] = found
+        return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,7 +19,6 @@ import bisect
 import functools
 import gzip
 import html
-import importlib.resources
 import operator
 import os
 import re
@@ -321,6 +320,8 @@ class _Vocabulary:
 
     def __init__(self):
         from tokenizers.models import BPE
+
+        import importlib.resources  # here: it takes longer to import than this module
 
         packed = importlib.resources.files("clipc.data").joinpath("merges.gz").read_bytes()
         halves = np.frombuffer(gzip.decompress(packed), dtype="<u2").reshape(2, MERGE_COUNT)
