@@ -8,31 +8,57 @@
 the default model (see `load`).
 """
 
+import os as _os
+
+# Before the core, which would load it anyway: NumPy's own OpenBLAS is to find the environment as it is.
+import numpy as _numpy  # noqa: F401
+
 
 def _preload_openblas():
     """Load OpenBLAS by its full path, for installations where it does not lie beside the package.
 
     The extension looks for it in the neighbouring package ``scipy_openblas32``. In an editable install, or
     when the two packages are in different site folders, it is elsewhere; a library that is loaded already is
-    found by its name.
+    found by its name. The package is located, not imported: importing it takes longer than all of clipc.
     """
     import ctypes
-    import os
+    import glob
+    import importlib.util
 
+    spec = importlib.util.find_spec("scipy_openblas32")
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    libraries = [path for folder in folders for path in glob.glob(_os.path.join(folder, "lib", "libscipy_openblas*"))]
+    if not libraries:
+        raise ImportError("clipc needs the package scipy-openblas32: pip install scipy-openblas32")
+    ctypes.CDLL(libraries[0])
+
+
+def _load_core():
+    """Import the extension, and OpenBLAS with it, without letting OpenBLAS start threads of its own.
+
+    The core splits the work itself and never uses them, yet each would keep a processor busy for some 30
+    milliseconds waiting for its first task; on two processors that doubles the time of the import.
+    OpenBLAS reads the variable when it is loaded, and only then.
+    """
+    name = "OPENBLAS_NUM_THREADS"
+    before = _os.environ.get(name)
+    _os.environ[name] = "1"
     try:
-        import scipy_openblas32
-    except ImportError:
-        raise ImportError("clipc needs the package scipy-openblas32: pip install scipy-openblas32") from None
-    ctypes.CDLL(os.path.join(scipy_openblas32.get_lib_dir(), scipy_openblas32.get_library(fullname=True)))
+        try:
+            from clipc import _core  # noqa: F401
+        except ImportError as error:
+            if "openblas" not in str(error):
+                raise
+            _preload_openblas()
+            from clipc import _core  # noqa: F401
+    finally:
+        if before is None:
+            del _os.environ[name]
+        else:
+            _os.environ[name] = before
 
 
-try:
-    from clipc import _core
-except ImportError as error:
-    if "openblas" not in str(error):
-        raise
-    _preload_openblas()
-    from clipc import _core  # noqa: F401
+_load_core()
 
 from clipc.errors import ClipcError, ClipcWarning, ImageError, WeightsError
 from clipc.model import Model, get_num_threads, load, set_num_threads, show_config

@@ -11,14 +11,12 @@ trained. A text goes through four steps:
 The vocabulary of 49,408 entries is made of the 256 symbols, the 256 symbols with ``</w>``, one entry
 for each merge, and the start and end tokens.
 
-Importing this module loads NumPy and the standard library only. The merges and the package
-`tokenizers`, which does step 4, are loaded by the first call; `ftfy` by the first text that needs it.
+Importing this module loads little more than NumPy. The merges and the package `tokenizers`, which does
+step 4, are loaded by the first call; `ftfy` by the first text that needs it.
 """
 
 import bisect
 import functools
-import gzip
-import html
 import operator
 import os
 import re
@@ -247,6 +245,8 @@ _WHITE_SPACE = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\
 
 def _clean(text):
     if not _PLAIN.fullmatch(text):
+        import html
+
         import ftfy  # 60 ms, and most prompts do without
 
         # Twice, as some of the web texts behind CLIP were escaped twice ("&amp;lt;").
@@ -319,9 +319,10 @@ class _Vocabulary:
     """The entries by id, and the BPE model. Immutable once made, apart from the model's own cache."""
 
     def __init__(self):
-        from tokenizers.models import BPE
+        import gzip
+        import importlib.resources
 
-        import importlib.resources  # here: it takes longer to import than this module
+        from tokenizers.models import BPE
 
         packed = importlib.resources.files("clipc.data").joinpath("merges.gz").read_bytes()
         halves = np.frombuffer(gzip.decompress(packed), dtype="<u2").reshape(2, MERGE_COUNT)
