@@ -17,7 +17,7 @@ demo: $(VENV)/installed
 	$(VENV)/bin/clipc classify examples/images/cat.png cat dog bird car --model tiny
 
 test: $(VENV)/installed $(VENV)/tools-installed
-	$(VENV)/bin/python -m pytest --full $(PYTEST_OPTIONS)
+	$(VENV)/bin/pytest --full $(PYTEST_OPTIONS)
 
 # The same extension under AddressSanitizer and UndefinedBehaviorSanitizer. Tests that need PyTorch are left
 # out: the oracles run in `make test`.
@@ -25,7 +25,7 @@ test-sanitize: $(VENV)/installed $(VENV)/tools-installed
 	tools/test_sanitized.sh $(VENV)/bin/python $(SANITIZE)
 
 benchmark: $(VENV)/installed $(VENV)/tools-installed
-	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(VENV)/bin/python -m pytest benchmarks
+	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(VENV)/bin/pytest benchmarks
 
 lint: $(VENV)/tools-installed
 	$(VENV)/bin/ruff check .

@@ -79,7 +79,7 @@ def is_batch(images):
     return isinstance(images, (list, tuple)) or _is_preprocessed(images)
 
 
-def preprocess(images, size, mean, std, *, exif=False):
+def preprocess(images, size, mean, std, *, exif=False, first_index=0):
     """The input of CLIP's image encoder.
 
     The shorter side is resized to `size` (antialiased bicubic, equal to Pillow's), the centred square is cut
@@ -96,6 +96,8 @@ def preprocess(images, size, mean, std, *, exif=False):
         In units of the pixel range 0 to 1.
     exif : bool
         As for `to_rgb`.
+    first_index : int
+        Position of the first image in the list that the caller knows, for messages.
 
     Returns
     -------
@@ -121,7 +123,7 @@ def preprocess(images, size, mean, std, *, exif=False):
     # Here and not earlier: the first image tells a mistake before memory for all of them is taken.
     result = None
     for index, image in enumerate(items):
-        rgb = _to_rgb(image, exif, None if single else index)
+        rgb = _to_rgb(image, exif, None if single else first_index + index)
         if result is None:
             result = np.empty((len(items), 3, size, size), np.float32)
         _core.preprocess(rgb, size, mean, std, out=result[index])
@@ -196,11 +198,13 @@ def _is_preprocessed(images):
 def _check_preprocessed(array, size):
     if array.dtype.itemsize != 4:
         raise TypeError(
-            f"images: expected float32 for a preprocessed array, got {array.dtype}; use array.astype(numpy.float32)"
+            f"images: expected float32 for a preprocessed array, got {array.dtype}; "
+            "use array.astype(numpy.float32)"
         )
     if array.shape[0] < 1 or array.shape[1:] != (3, size, size):
         raise ValueError(
-            f"images: expected shape (N, 3, {size}, {size}), N at least 1, for a preprocessed array, got {array.shape}"
+            f"images: expected shape (N, 3, {size}, {size}), N at least 1, for a preprocessed array, "
+            f"got {array.shape}"
         )
     if not np.isfinite(array).all():
         bad = sorted({int(n) for n in np.argwhere(~np.isfinite(array))[:, 0]})
@@ -222,8 +226,8 @@ def _array_to_rgb(array, label):
     if array.dtype != np.uint8:
         advice = {
             "b": "use array.astype(numpy.uint8) * 255",
-            "f": "use (array * 255).round().astype(numpy.uint8) when its values go from 0 to 1; an array that is "
-            "already preprocessed has dtype float32 and shape (N, 3, R, R)",
+            "f": "use (array * 255).round().astype(numpy.uint8) when its values go from 0 to 1; an array "
+            "that is already preprocessed has dtype float32 and shape (N, 3, R, R)",
             "u": "use (array >> 8).astype(numpy.uint8) for 16-bit images",
             "i": "use array.astype(numpy.uint8) when its values go from 0 to 255",
         }.get(array.dtype.kind, "use array.tolist() for an array of paths")
@@ -237,7 +241,9 @@ def _array_to_rgb(array, label):
             hint = "; drop the alpha channel: array[:, :, 0]"
         elif array.ndim == 3 and shape[0] in (1, 3, 4):
             hint = "; channels come last: array.transpose(1, 2, 0)"
-        raise ValueError(f"{label}: expected shape (H, W, 3), (H, W), (H, W, 1) or (H, W, 4), got {shape}{hint}")
+        raise ValueError(
+            f"{label}: expected shape (H, W, 3), (H, W), (H, W, 1) or (H, W, 4), got {shape}{hint}"
+        )
     if array.size == 0:
         raise ValueError(f"{label}: expected at least one pixel, got shape {shape}")
     if array.ndim == 2:
@@ -250,7 +256,9 @@ def _array_to_rgb(array, label):
 def _read(path, label):
     name = os.fspath(path)
     if isinstance(name, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
-        raise ValueError(f"{label}: expected a file, got a URL; clipc does not download images, pass a file or its bytes")
+        raise ValueError(
+            f"{label}: expected a file, got a URL; clipc does not download images, pass a file or its bytes"
+        )
     try:
         with open(name, "rb") as file:
             return file.read()
@@ -297,11 +305,13 @@ def _open_with_pillow(data, limit, label):
     except MemoryError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"{label}: expected an image file, got bytes that begin with {data[:16]!r}") from None
+        raise ImageError(
+            f"{label}: expected an image file, got bytes that begin with {data[:16]!r}"
+        ) from None
     except Image.DecompressionBombError as error:
         raise ImageError(
-            f"{label}: {error} (the limit is {limit} pixels by {MAX_PIXELS_VARIABLE} and for this format also "
-            "twice PIL.Image.MAX_IMAGE_PIXELS)"
+            f"{label}: {error} (the limit is {limit} pixels by {MAX_PIXELS_VARIABLE} and for this format "
+            "also twice PIL.Image.MAX_IMAGE_PIXELS)"
         ) from None
     except Exception as error:  # Pillow's plugins raise what they come across
         raise ImageError(f"{label}: {error}") from error
@@ -318,22 +328,26 @@ def _pil_to_rgb(image, exif, label):
         raise ValueError(f"{label}: expected at least one pixel, got a PIL image of {width} x {height}")
     if width * height > limit:
         raise ImageError(
-            f"{label}: the image has {width} x {height} = {width * height} pixels, more than the limit of {limit} "
-            f"(environment variable {MAX_PIXELS_VARIABLE})"
+            f"{label}: the image has {width} x {height} = {width * height} pixels, more than the limit of "
+            f"{limit} (environment variable {MAX_PIXELS_VARIABLE})"
         )
     try:
         image.load()
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plugins raise what they come across
-        raise ImageError(f"{label}: the image cannot be decoded, it may be damaged or end early: {error}") from error
+        raise ImageError(
+            f"{label}: the image cannot be decoded, it may be damaged or end early: {error}"
+        ) from error
     return _upright(_pil_pixels(image, label), _pil_orientation(image), exif, label)
 
 
 def _pil_pixels(image, label):
     """The pixels of a loaded PIL image of any mode."""
     if image.mode == "F":
-        raise ValueError(f"{label}: expected an image with 8 or 16 bits, got mode F (float); convert it to mode L or RGB")
+        raise ValueError(
+            f"{label}: expected an image with 8 or 16 bits, got mode F (float); convert it to mode L or RGB"
+        )
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image)
         if image.mode == "I" and (values.min() < 0 or values.max() > 65535):
@@ -377,8 +391,8 @@ def _upright(rgb, orientation, exif, label):
     if not _orientation_warning_given:
         _orientation_warning_given = True
         warnings.warn(
-            f"{label}: its Exif orientation is {orientation}, so it is used rotated or mirrored, as the original CLIP "
-            "code does; exif=True turns it upright (this is said once)",
+            f"{label}: its Exif orientation is {orientation}, so it is used rotated or mirrored, as the "
+            "original CLIP code does; exif=True turns it upright (this is said once)",
             ClipcWarning,
             stacklevel=2,
         )

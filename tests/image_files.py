@@ -8,15 +8,19 @@ import numpy as np
 from PIL import Image
 
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG colour type: samples per pixel
-KINDS = [(0, 1), (0, 2), (0, 4), (0, 8), (0, 16), (2, 8), (2, 16), (3, 1), (3, 2), (3, 4), (3, 8), (4, 8), (4, 16), (6, 8), (6, 16)]
-ADAM7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]  # y, x, dy, dx
+DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+KINDS = [(colour, depth) for colour, depths in DEPTHS.items() for depth in depths]
+# First row and column, and steps, of the seven passes of an interlaced PNG.
+ADAM7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
 
 
 def smooth_picture(height, width, seed=0, grain=4.0):
     """Smooth noise with some grain, uint8 (height, width, 3): compresses and resizes like a photograph."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 12 + 3, width // 12 + 3, 3), dtype=np.uint8)
-    picture = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)).astype(float)
+    picture = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)).astype(
+        float
+    )
     return np.clip(picture + rng.normal(size=picture.shape) * grain, 0, 255).astype(np.uint8)
 
 
@@ -65,7 +69,9 @@ def _filtered_rows(samples, depth, rng):
     return bytes(out)
 
 
-def png(samples, colour, depth, *, interlaced=False, palette=None, transparency=None, seed=0, n_idat=1, extra=b""):
+def png(
+    samples, colour, depth, *, interlaced=False, palette=None, transparency=None, seed=0, n_idat=1, extra=b""
+):
     """A PNG file of `samples` (H, W, channels), with all filters, optionally interlaced."""
     rng = np.random.default_rng(seed)
     height, width = samples.shape[:2]
@@ -76,7 +82,9 @@ def png(samples, colour, depth, *, interlaced=False, palette=None, transparency=
         raw = _filtered_rows(samples, depth, rng)
     data = zlib.compress(raw)
     cuts = np.linspace(0, len(data), n_idat + 1).astype(int)
-    file = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced))
+    file = b"\x89PNG\r\n\x1a\n" + png_chunk(
+        b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+    )
     if palette is not None:
         file += png_chunk(b"PLTE", palette)
     if transparency is not None:

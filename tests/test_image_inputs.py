@@ -60,7 +60,9 @@ def test_arrays():
     assert to_rgb(PICTURE[::-1, ::2]).flags.c_contiguous
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LA", "PA", "RGBX", "LAB"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LA", "PA", "RGBX", "LAB"]
+)
 def test_pil_modes_convert_as_pillow_does(mode):
     image = Image.fromarray(PICTURE)
     if mode == "PA":
@@ -81,7 +83,11 @@ def test_pil_modes_with_multiplied_alpha(mode):
 def test_16_bits_by_the_high_byte():
     values = np.random.default_rng(0).integers(0, 65536, (6, 7), dtype=np.uint16)
     expected = np.dstack([(values >> 8).astype(np.uint8)] * 3)
-    for image in (Image.fromarray(values), Image.fromarray(values.astype(np.int32)), Image.fromarray(values.astype(">u2"))):
+    for image in (
+        Image.fromarray(values),
+        Image.fromarray(values.astype(np.int32)),
+        Image.fromarray(values.astype(">u2")),
+    ):
         assert np.array_equal(to_rgb(image), expected), image.mode
     for format in ("PNG", "TIFF"):
         assert np.array_equal(to_rgb(encode(Image.fromarray(values), format)), expected)
@@ -115,7 +121,14 @@ def test_cmyk_jpeg_as_pillow_does():
 def test_is_batch():
     assert is_batch([PICTURE]) and is_batch((PICTURE,)) and is_batch([])
     assert is_batch(np.zeros((2, 3, 8, 8), np.float32))
-    for image in (PICTURE, "a.jpg", b"", pathlib.Path("a"), Image.new("L", (2, 2)), np.zeros((2, 8, 8, 3), np.uint8)):
+    for image in (
+        PICTURE,
+        "a.jpg",
+        b"",
+        pathlib.Path("a"),
+        Image.new("L", (2, 2)),
+        np.zeros((2, 8, 8, 3), np.uint8),
+    ):
         assert not is_batch(image)
 
 
@@ -143,7 +156,11 @@ def test_preprocessed_arrays_pass_through():
     "array, error, words",
     [
         (np.zeros((1, 3, 16, 16)), TypeError, "expected float32 .* got float64"),
-        (np.zeros((1, 3, 16, 17), np.float32), ValueError, r"expected shape \(N, 3, 16, 16\).* got \(1, 3, 16, 17\)"),
+        (
+            np.zeros((1, 3, 16, 17), np.float32),
+            ValueError,
+            r"expected shape \(N, 3, 16, 16\).* got \(1, 3, 16, 17\)",
+        ),
         (np.zeros((0, 3, 16, 16), np.float32), ValueError, "N at least 1"),
         (np.zeros((1, 16, 16, 3), np.float32), ValueError, "expected shape"),
         (np.full((2, 3, 16, 16), np.nan, np.float32), ValueError, r"NaN or infinity in images \[0, 1\]"),
@@ -166,7 +183,11 @@ def test_wrong_preprocessed_arrays(array, error, words):
         ({"a": 1}, TypeError, "got dict; make a list of it"),
         ((n for n in "ab"), TypeError, "got generator; make a list of it"),
         (np.float32(3), TypeError, "got float32"),
-        (np.zeros((4, 4, 3)), TypeError, r"expected an array of dtype uint8, got float64; use \(array \* 255\)"),
+        (
+            np.zeros((4, 4, 3)),
+            TypeError,
+            r"expected an array of dtype uint8, got float64; use \(array \* 255\)",
+        ),
         (np.full((4, 4, 3), np.nan, np.float32), TypeError, "got float32; use"),
         (np.zeros((4, 4, 3), bool), TypeError, r"got bool; use array.astype\(numpy.uint8\) \* 255"),
         (np.zeros((4, 4, 3), np.uint16), TypeError, r"got uint16; use \(array >> 8\)"),
@@ -255,7 +276,9 @@ def test_limit_on_pixels(monkeypatch, format):
     monkeypatch.setenv("CLIPC_MAX_IMAGE_PIXELS", "2000")
     assert to_rgb(image).shape == (40, 50, 3)
     monkeypatch.setenv("CLIPC_MAX_IMAGE_PIXELS", "1999")
-    with pytest.raises(ImageError, match="50 x 40 = 2000 pixels, more than the limit of 1999 .*CLIPC_MAX_IMAGE_PIXELS"):
+    with pytest.raises(
+        ImageError, match="50 x 40 = 2000 pixels, more than the limit of 1999 .*CLIPC_MAX_IMAGE_PIXELS"
+    ):
         to_rgb(image)
     monkeypatch.setenv("CLIPC_MAX_IMAGE_PIXELS", "")
     assert to_rgb(image).shape == (40, 50, 3)

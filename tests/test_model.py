@@ -65,7 +65,8 @@ def test_similarity_is_scaled_cosine(tiny, pixels):
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 100])
 def test_batch_size_changes_nothing(tiny, picture, batch_size):
     pictures = [np.roll(picture, 5 * i, axis=1) for i in range(7)]
-    np.testing.assert_allclose(tiny.encode_image(pictures, batch_size=batch_size), tiny.encode_image(pictures), atol=2e-5)
+    expected = tiny.encode_image(pictures, normalize=True)
+    np.testing.assert_allclose(tiny.encode_image(pictures, normalize=True, batch_size=batch_size), expected, atol=2e-6)
 
 
 def test_tokens_are_taken_as_texts(tiny):
@@ -116,7 +117,7 @@ def test_features_in_place_of_images(tiny, pixels):
     features = tiny.encode_image(pixels)
     for found, expected in zip(tiny.classify(features, LABELS), tiny.classify(pixels, LABELS)):
         assert found == pytest.approx(expected, abs=1e-6)
-    assert tiny.classify(features[0], LABELS) == pytest.approx(tiny.classify(features, LABELS)[0])
+    assert tiny.classify(features[0], LABELS) == pytest.approx(tiny.classify(features, LABELS)[0], abs=1e-6)
 
 
 def test_top_k(tiny, pixels):
@@ -146,6 +147,7 @@ def test_classifier_is_cached_and_read_only(tiny):
         matrix[0, 0] = 1
 
 
+@pytest.mark.filterwarnings("ignore::clipc.ClipcWarning")
 def test_braces_in_labels_are_plain_text(tiny):
     assert tiny.classifier(["{}", "{0}", "a {b}"]).shape == (3, 256)
 
@@ -188,14 +190,14 @@ def test_wrong_options(tiny, picture, options, error):
     [
         ([], ValueError, "empty"),
         (np.zeros((2, 3, 32, 32), np.float32), ValueError, "64"),
-        (np.zeros((0, 3, 64, 64), np.float32), ValueError, ""),
+        (np.zeros((0, 3, 64, 64), np.float32), ValueError, "0, 3, 64, 64"),
         (np.full((1, 3, 64, 64), np.nan, np.float32), ValueError, "NaN"),
         (np.zeros((3, 255), np.float32), ValueError, "256"),
         (np.full((3, 256), np.inf, np.float32), ValueError, "finite"),
-        (np.zeros((3, 64, 64)), (TypeError, ValueError), ""),
-        (3, TypeError, ""),
-        (None, TypeError, ""),
-        ([None], TypeError, ""),
+        (np.zeros((3, 64, 64)), TypeError, "float64"),
+        (3, TypeError, "int"),
+        (None, TypeError, "NoneType"),
+        ([None], TypeError, r"images\[0\].*NoneType"),
     ],
 )
 def test_wrong_images(tiny, images, error, text):
@@ -257,9 +259,15 @@ def test_load_refuses_other_dtypes():
         clipc.load("tiny", dtype="float8")
 
 
+# Where the clipc under test lies: a new interpreter imports from its working folder first.
+HOME_OF_CLIPC = os.path.dirname(os.path.dirname(os.path.abspath(clipc.__file__)))
+
+
 def run_python(code, **environment):
     env = {key: value for key, value in os.environ.items() if key != "CLIPC_MODEL"} | environment
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120, cwd=HOME_OF_CLIPC
+    )
 
 
 def test_default_model_is_tiny_with_one_warning():
@@ -276,7 +284,7 @@ def test_default_model_is_tiny_with_one_warning():
 
 def test_a_folder_named_tiny_does_not_replace_the_default_model(tmp_path):
     (tmp_path / "tiny").mkdir()
-    run = run_python(f"import os; os.chdir({str(tmp_path)!r}); import clipc; print(clipc.load().embed_dim)")
+    run = run_python(f"import clipc, os; os.chdir({str(tmp_path)!r}); print(clipc.load().embed_dim)")
     assert run.stdout == "256\n", run.stderr
 
 
@@ -388,15 +396,14 @@ def test_ctrl_c_stops_a_long_batch():
     process = subprocess.Popen(
         [sys.executable, "-c",
          "import clipc, numpy as np\n"
-         "model = clipc.load('tiny'); pixels = np.zeros((64, 3, 64, 64), np.float32)\n"
+         "model = clipc.load('tiny'); pixels = np.zeros((6400, 3, 64, 64), np.float32)\n"
          "print('ready', flush=True)\n"
-         "big = np.broadcast_to(pixels, (2000, *pixels.shape)).reshape(-1, 3, 64, 64)[:60000]\n"
-         "model._core.encode_images(np.ascontiguousarray(big[:30000]))\n"
+         "model._core.encode_images(pixels)\n"
          "print('finished', flush=True)"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=HOME_OF_CLIPC,
     )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
-    time.sleep(3)
+    time.sleep(0.5)  # of several seconds
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert "KeyboardInterrupt" in err and "finished" not in out

@@ -14,4 +14,4 @@ export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:abort_on_error=1
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 LD_PRELOAD="$("${CC:-gcc}" -print-file-name=libasan.so) $("${CC:-gcc}" -print-file-name=libubsan.so)"
 export LD_PRELOAD
-PYTHONPATH="$folder/lib" exec "$python" -m pytest -p no:cacheprovider --sanitized
+PYTHONPATH="$folder/lib" exec "$(dirname "$python")/pytest" -p no:cacheprovider --sanitized

@@ -16,7 +16,15 @@ from pathlib import Path
 from clipc.weights.config import CLIP_MEAN, CLIP_STD, ModelConfig, build_config, sizes_from_shapes
 from clipc.weights.layouts import WeightState
 from clipc.weights.safetensors_file import SafetensorsFile, ShardedSafetensors, TensorInfo, open_weights
-from clipc.weights.zoo import EMBEDDED_FILE, ZOO, ZooEntry, available_models, cache_folder, resolve
+from clipc.weights.zoo import (
+    EMBEDDED_FILE,
+    ZOO,
+    ZooEntry,
+    available_models,
+    cache_folder,
+    cached_weights,
+    resolve,
+)
 
 __all__ = [
     "CLIP_MEAN",
@@ -32,6 +40,7 @@ __all__ = [
     "available_models",
     "build_config",
     "cache_folder",
+    "cached_weights",
     "open_model",
     "open_weights",
     "resolve",

@@ -92,6 +92,8 @@ class WeightState:
         "openai", "openclip" or "huggingface".
     shapes : dict of str to tuple of int
         OpenAI name to shape, from the header alone.
+    dtypes : dict of str to str
+        OpenAI name to what the file stores the tensor in, such as "F16".
     metadata : dict of str to str
 
     Raises
@@ -106,6 +108,7 @@ class WeightState:
         self.metadata = source.metadata
         self.layout, self._entries = _translate(source)
         self.shapes = {name: entry.shape for name, entry in self._entries.items() if not entry.missing}
+        self.dtypes = {name: self._entries[name].dtype for name in self.shapes}
         self._used = set()
 
     def __contains__(self, name):

@@ -133,13 +133,28 @@ def resolve(name_or_path, cache_dir=None):
         raise ValueError(
             f"unknown model {text!r}: {hint}known are {', '.join(ZOO)}, or give a path that exists"
         )
+    cached = cached_weights(entry, cache_dir)
+    return cached or fetch(entry, cached_model_folder(entry, cache_dir)), entry
+
+
+def cached_weights(entry, cache_dir=None):
+    """The weight file of a named model if it is on this computer, else None.
+
+    Parameters
+    ----------
+    entry : ZooEntry
+    cache_dir : str or os.PathLike, optional
+        See `cache_folder`.
+
+    Returns
+    -------
+    pathlib.Path or None
+    """
     if entry.name == "tiny":
-        return EMBEDDED_FILE, entry
+        return EMBEDDED_FILE
     folder = cached_model_folder(entry, cache_dir)
-    for candidate in (folder / HUB_FILE, folder / "model.safetensors"):
-        if candidate.is_file():
-            return candidate, entry
-    return fetch(entry, folder), entry
+    candidates = (folder / HUB_FILE, folder / "model.safetensors")
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def cached_model_folder(entry, cache_dir=None):

@@ -15,15 +15,16 @@ clipc_status clipc_check_pixels(uint32_t height, uint32_t width, uint64_t max_pi
     const uint64_t pixels = (uint64_t)height * width;
     if (pixels > max_pixels) {
         return clipc_fail(message, CLIPC_ERROR_IMAGE,
-                          "the image has %" PRIu32 " x %" PRIu32 " = %" PRIu64 " pixels, more than the limit of %" PRIu64
+                          "the image has %" PRIu32 " x %" PRIu32 " = %" PRIu64
+                          " pixels, more than the limit of %" PRIu64
                           " (environment variable CLIPC_MAX_IMAGE_PIXELS)",
                           width, height, pixels, max_pixels);
     }
     return CLIPC_OK;
 }
 
-static clipc_status decode_jpeg(const uint8_t *data, size_t size, uint64_t max_pixels, uint8_t **pixels, size_t *height,
-                                size_t *width, const char **why, clipc_message *message)
+static clipc_status decode_jpeg(const uint8_t *data, size_t size, uint64_t max_pixels, uint8_t **pixels,
+                                size_t *height, size_t *width, const char **why, clipc_message *message)
 {
     clipc_jpeg_info info;
     clipc_status status = clipc_jpeg_check(data, size, max_pixels, &info, message);
@@ -40,15 +41,15 @@ static clipc_status decode_jpeg(const uint8_t *data, size_t size, uint64_t max_p
         const char *reason;
         status = clipc_stb_decode(data, size, info.height, info.width, pixels, &reason, message);
         if (status == CLIPC_OK && *pixels == NULL) {
-            /* The file has passed the check, so it is one that stb_image does not know rather than damaged. */
+            /* It has passed the check, so it is something that stb_image does not know, not damaged. */
             *why = "this kind of JPEG is not supported";
         }
     }
     return status;
 }
 
-static clipc_status decode_png(const uint8_t *data, size_t size, uint64_t max_pixels, uint8_t **pixels, size_t *height,
-                               size_t *width, const char **why, clipc_message *message)
+static clipc_status decode_png(const uint8_t *data, size_t size, uint64_t max_pixels, uint8_t **pixels,
+                               size_t *height, size_t *width, const char **why, clipc_message *message)
 {
     clipc_png_info info;
     clipc_status status = clipc_png_check(data, size, max_pixels, &info, message);
@@ -59,8 +60,8 @@ static clipc_status decode_png(const uint8_t *data, size_t size, uint64_t max_pi
     *width = info.width;
     *why = info.unsupported;
     const size_t plain_bytes = clipc_png_plain_bytes(&info);
-    if (*why == NULL &&
-        (size > INT_MAX || plain_bytes > INT_MAX || 8 * ((uint64_t)info.width + 8) * ((uint64_t)info.height + 8) > INT_MAX)) {
+    if (*why == NULL && (size > INT_MAX || plain_bytes > INT_MAX ||
+                         8 * ((uint64_t)info.width + 8) * ((uint64_t)info.height + 8) > INT_MAX)) {
         *why = "it is too large for this decoder";
     }
     if (*why != NULL) {
@@ -75,13 +76,14 @@ static clipc_status decode_png(const uint8_t *data, size_t size, uint64_t max_pi
     status = clipc_stb_decode(plain, plain_bytes, info.height, info.width, pixels, &reason, message);
     free(plain);
     if (status == CLIPC_OK && *pixels == NULL) {
-        status = clipc_fail(message, CLIPC_ERROR_IMAGE, "the PNG is damaged: its compressed data do not give its pixels (%s)",
-                            reason);
+        status = clipc_fail(message, CLIPC_ERROR_IMAGE,
+                            "the PNG is damaged: its compressed data do not give its pixels (%s)", reason);
     }
     return status;
 }
 
-clipc_status clipc_read_image_info(const uint8_t *data, size_t size, clipc_image_info *info, clipc_message *message)
+clipc_status clipc_read_image_info(const uint8_t *data, size_t size, clipc_image_info *info,
+                                   clipc_message *message)
 {
     clipc_status status = CLIPC_OK;
     memset(info, 0, sizeof *info);
@@ -97,8 +99,8 @@ clipc_status clipc_read_image_info(const uint8_t *data, size_t size, clipc_image
     return status;
 }
 
-clipc_status clipc_decode_image(const uint8_t *data, size_t size, uint64_t max_pixels, uint8_t **pixels, size_t *height,
-                                size_t *width, const char **why, clipc_message *message)
+clipc_status clipc_decode_image(const uint8_t *data, size_t size, uint64_t max_pixels, uint8_t **pixels,
+                                size_t *height, size_t *width, const char **why, clipc_message *message)
 {
     *pixels = NULL;
     *height = 0;

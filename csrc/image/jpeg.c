@@ -23,7 +23,6 @@ enum {
     MARKER_EOI = 0xD9,
     MARKER_SOS = 0xDA,
     MARKER_DQT = 0xDB,
-    MARKER_DNL = 0xDC,
     MARKER_DRI = 0xDD,
     MARKER_APP0 = 0xE0,
     MARKER_APP1 = 0xE1,
@@ -33,7 +32,7 @@ enum {
 };
 
 typedef struct {
-    uint16_t fast[1 << FAST_BITS]; /* length << 8 | symbol of the code that these bits begin with; 0: longer */
+    uint16_t fast[1 << FAST_BITS]; /* [next bits]: length << 8 | symbol of the code they begin with, or 0 */
     uint32_t limit[17];            /* [length]: end of the codes of this length, left-aligned in 16 bits */
     int offset[17];                /* [length]: code + offset = index of its symbol */
     uint8_t symbols[256];
@@ -42,13 +41,13 @@ typedef struct {
 
 typedef struct {
     uint8_t id;
-    int h, v;                     /* sampling factors */
-    int quantisation;             /* index of its table */
-    uint32_t blocks_x, blocks_y;  /* blocks that hold pixels: what a scan of this component alone codes */
-    uint32_t stride;              /* blocks in a row, filled up to whole interleaved units */
-    uint64_t *nonzero;            /* [blocks]: bit k: coefficient k (zigzag order) is not 0. Progressive only */
-    bool coded;                   /* a scan has given it its (first) DC coefficients */
-    int dc;                       /* prediction */
+    int h, v;                    /* sampling factors */
+    int quantisation;            /* index of its table */
+    uint32_t blocks_x, blocks_y; /* blocks that hold pixels: what a scan of this component alone codes */
+    uint32_t stride;             /* blocks in a row, filled up to whole interleaved units */
+    uint64_t *nonzero; /* [blocks]: bit k: coefficient k (zigzag order) is not 0. Progressive only */
+    bool coded;        /* a scan has given it its (first) DC coefficients */
+    int dc;            /* prediction */
 } component;
 
 typedef struct {
@@ -96,13 +95,14 @@ typedef enum { BLOCK_OK, BLOCK_SHORT, BLOCK_INVALID } block_result;
 
 static clipc_status damaged(jpeg_file *file, const char *what)
 {
-    return clipc_fail(file->message, CLIPC_ERROR_IMAGE, "the JPEG is damaged at byte %zu: %s", file->position, what);
+    return clipc_fail(file->message, CLIPC_ERROR_IMAGE, "the JPEG is damaged at byte %zu: %s", file->position,
+                      what);
 }
 
 static clipc_status ends_early(jpeg_file *file)
 {
-    return clipc_fail(file->message, CLIPC_ERROR_IMAGE, "the JPEG ends early: no end-of-image marker in %zu bytes",
-                      file->size);
+    return clipc_fail(file->message, CLIPC_ERROR_IMAGE,
+                      "the JPEG ends early: no end-of-image marker in %zu bytes", file->size);
 }
 
 /* A file may have several peculiarities; the first one is reported. */
@@ -206,7 +206,8 @@ static inline block_result take_symbol(bit_reader *reader, const huffman_table *
  * Each function passes over the codes of one block as T.81 section F.2 and G.2 describe them. Of the values
  * only what later codes depend on is kept. */
 
-static inline block_result pass_dc(bit_reader *reader, const huffman_table *table, component *component, int low)
+static inline block_result pass_dc(bit_reader *reader, const huffman_table *table, component *component,
+                                   int low)
 {
     int size;
     const block_result result = take_symbol(reader, table, &size);
@@ -376,8 +377,8 @@ static block_result pass_ac_refinement(bit_reader *reader, scan_header *scan, ui
     return BLOCK_OK;
 }
 
-static inline block_result pass_block(jpeg_file *file, bit_reader *reader, scan_header *scan, int part, uint32_t x,
-                                      uint32_t y)
+static inline block_result pass_block(jpeg_file *file, bit_reader *reader, scan_header *scan, int part,
+                                      uint32_t x, uint32_t y)
 {
     const scan_component *const coded = &scan->components[part];
     if (!file->progressive) {
@@ -458,7 +459,8 @@ static clipc_status pass_scan_data(jpeg_file *file, scan_header *scan)
                 for (int i = 0; i < scan->n && result == BLOCK_OK; i++) {
                     const component *part = scan->components[i].component;
                     for (int j = 0; j < part->h * part->v && result == BLOCK_OK; j++) {
-                        result = pass_block(file, &reader, scan, i, x * (uint32_t)part->h + (uint32_t)(j % part->h),
+                        result = pass_block(file, &reader, scan, i,
+                                            x * (uint32_t)part->h + (uint32_t)(j % part->h),
                                             y * (uint32_t)part->v + (uint32_t)(j / part->h));
                     }
                 }
@@ -467,7 +469,8 @@ static clipc_status pass_scan_data(jpeg_file *file, scan_header *scan)
                 const uint64_t done = (uint64_t)y * columns + x, all = (uint64_t)rows * columns;
                 if (result == BLOCK_SHORT) {
                     return clipc_fail(file->message, CLIPC_ERROR_IMAGE,
-                                      "the JPEG ends early: scan %d holds %" PRIu64 " of %" PRIu64 " coding units",
+                                      "the JPEG ends early: scan %d holds %" PRIu64 " of %" PRIu64
+                                      " coding units",
                                       file->n_scans, done, all);
                 }
                 file->position = (size_t)(reader.next - file->data);
@@ -589,9 +592,11 @@ static clipc_status read_frame(jpeg_file *file, int marker, const uint8_t *body,
         return damaged(file, "it has no pixels");
     }
     if (info->height == 0) {
-        return clipc_fail(file->message, CLIPC_ERROR_IMAGE, "this JPEG does not give its height in its header");
+        return clipc_fail(file->message, CLIPC_ERROR_IMAGE,
+                          "this JPEG does not give its height in its header");
     }
-    const clipc_status status = clipc_check_pixels(info->height, info->width, file->max_pixels, file->message);
+    const clipc_status status =
+        clipc_check_pixels(info->height, info->width, file->max_pixels, file->message);
     if (status != CLIPC_OK) {
         return status;
     }
@@ -661,7 +666,8 @@ static clipc_status read_frame(jpeg_file *file, int marker, const uint8_t *body,
 static clipc_status read_scan_header(jpeg_file *file, const uint8_t *body, size_t length, scan_header *scan)
 {
     memset(scan, 0, sizeof *scan);
-    if (length < 1 || body[0] < 1 || body[0] > file->info->n_components || length != 4 + 2 * (size_t)body[0]) {
+    if (length < 1 || body[0] < 1 || body[0] > file->info->n_components ||
+        length != 4 + 2 * (size_t)body[0]) {
         return damaged(file, "invalid scan header");
     }
     scan->n = body[0];
@@ -721,8 +727,9 @@ static clipc_status read_scan_header(jpeg_file *file, const uint8_t *body, size_
 static clipc_status skip_scan_data(jpeg_file *file)
 {
     size_t at = file->position;
-    while (file->size - at >= 2 && !(file->data[at] == 0xFF && file->data[at + 1] != 0 && file->data[at + 1] != 0xFF &&
-                                     !(file->data[at + 1] >= MARKER_RST0 && file->data[at + 1] <= MARKER_RST7))) {
+    while (file->size - at >= 2 &&
+           !(file->data[at] == 0xFF && file->data[at + 1] != 0 && file->data[at + 1] != 0xFF &&
+             !(file->data[at + 1] >= MARKER_RST0 && file->data[at + 1] <= MARKER_RST7))) {
         at++;
     }
     file->position = at;
@@ -745,7 +752,8 @@ static void read_application_segment(jpeg_file *file, int marker, const uint8_t 
 static clipc_status next_marker(jpeg_file *file, int *marker)
 {
     size_t at = file->position;
-    while (file->size - at >= 2 && !(file->data[at] == 0xFF && file->data[at + 1] != 0 && file->data[at + 1] != 0xFF)) {
+    while (file->size - at >= 2 &&
+           !(file->data[at] == 0xFF && file->data[at + 1] != 0 && file->data[at + 1] != 0xFF)) {
         if (file->data[at] != 0xFF || file->data[at + 1] == 0) { /* a single 0xFF is allowed as filling */
             not_supported(file, "there are bytes between its segments");
         }
@@ -888,7 +896,8 @@ bool clipc_jpeg_has_signature(const uint8_t *data, size_t size)
     return size >= 3 && data[0] == 0xFF && data[1] == MARKER_SOI && data[2] == 0xFF;
 }
 
-clipc_status clipc_jpeg_read_info(const uint8_t *data, size_t size, clipc_jpeg_info *info, clipc_message *message)
+clipc_status clipc_jpeg_read_info(const uint8_t *data, size_t size, clipc_jpeg_info *info,
+                                  clipc_message *message)
 {
     return inspect(data, size, true, UINT64_MAX, info, message);
 }

@@ -30,7 +30,8 @@ typedef struct {
 bool clipc_jpeg_has_signature(const uint8_t *data, size_t size);
 
 /* Reads the segments up to the first scan. `data` (size bytes) is only read. */
-clipc_status clipc_jpeg_read_info(const uint8_t *data, size_t size, clipc_jpeg_info *info, clipc_message *message);
+clipc_status clipc_jpeg_read_info(const uint8_t *data, size_t size, clipc_jpeg_info *info,
+                                  clipc_message *message);
 
 /* Reads and checks the file up to its end-of-image marker; bytes behind it are ignored. More than
  * `max_pixels` is refused before anything is allocated. CLIPC_ERROR_IMAGE when the file is damaged. */

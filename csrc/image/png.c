@@ -57,10 +57,11 @@ static uint32_t crc_of(const crc_tables *crc, const uint8_t *bytes, size_t n)
 {
     uint32_t sum = UINT32_C(0xFFFFFFFF);
     for (; n >= 8; n -= 8, bytes += 8) {
-        const uint32_t low = sum ^ ((uint32_t)bytes[3] << 24 | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[1] << 8 | bytes[0]);
+        const uint32_t low =
+            sum ^ ((uint32_t)bytes[3] << 24 | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[1] << 8 | bytes[0]);
         sum = crc->table[7][low & 0xFF] ^ crc->table[6][low >> 8 & 0xFF] ^ crc->table[5][low >> 16 & 0xFF] ^
-              crc->table[4][low >> 24] ^ crc->table[3][bytes[4]] ^ crc->table[2][bytes[5]] ^ crc->table[1][bytes[6]] ^
-              crc->table[0][bytes[7]];
+              crc->table[4][low >> 24] ^ crc->table[3][bytes[4]] ^ crc->table[2][bytes[5]] ^
+              crc->table[1][bytes[6]] ^ crc->table[0][bytes[7]];
     }
     for (; n > 0; n--, bytes++) {
         sum = sum >> 8 ^ crc->table[0][(sum ^ *bytes) & 0xFF];
@@ -75,7 +76,8 @@ static bool is_type(const chunk *chunk, const char *type)
 
 static clipc_status damaged(const chunk *chunk, const char *what, clipc_message *message)
 {
-    return clipc_fail(message, CLIPC_ERROR_IMAGE, "the PNG is damaged at byte %zu: %s", chunk->position, what);
+    return clipc_fail(message, CLIPC_ERROR_IMAGE, "the PNG is damaged at byte %zu: %s", chunk->position,
+                      what);
 }
 
 /* The chunk at *position, which is moved behind it. False when the file ends before the chunk does. */
@@ -125,10 +127,12 @@ bool clipc_png_has_signature(const uint8_t *data, size_t size)
 
 static clipc_status ends_early(size_t size, clipc_message *message)
 {
-    return clipc_fail(message, CLIPC_ERROR_IMAGE, "the PNG ends early: no complete end chunk in %zu bytes", size);
+    return clipc_fail(message, CLIPC_ERROR_IMAGE, "the PNG ends early: no complete end chunk in %zu bytes",
+                      size);
 }
 
-clipc_status clipc_png_read_info(const uint8_t *data, size_t size, clipc_png_info *info, clipc_message *message)
+clipc_status clipc_png_read_info(const uint8_t *data, size_t size, clipc_png_info *info,
+                                 clipc_message *message)
 {
     size_t position = SIGNATURE_BYTES;
     chunk chunk;
@@ -202,10 +206,11 @@ clipc_status clipc_png_check(const uint8_t *data, size_t size, uint64_t max_pixe
         } else if (is_type(&chunk, "eXIf")) {
             info->has_exif = true;
         } else if (!is_type(&chunk, "IEND") && !(chunk.type[0] & 0x20)) {
-            info->unsupported = "it has an unknown chunk that matters"; /* its name begins with a capital letter */
+            info->unsupported =
+                "it has an unknown chunk that matters"; /* its name begins with a capital letter */
         }
     } while (!is_type(&chunk, "IEND"));
-    if (!have_data) {
+    if (info->data_bytes == 0) {
         return damaged(&chunk, "there are no image data", message);
     }
     return CLIPC_OK;
@@ -213,8 +218,9 @@ clipc_status clipc_png_check(const uint8_t *data, size_t size, uint64_t max_pixe
 
 size_t clipc_png_plain_bytes(const clipc_png_info *info)
 {
-    return SIGNATURE_BYTES + (FRAME_BYTES + HEADER_BYTES) + (info->colour == 3 ? FRAME_BYTES + PALETTE_BYTES : 0) +
-           (FRAME_BYTES + info->data_bytes) + FRAME_BYTES;
+    return SIGNATURE_BYTES + (FRAME_BYTES + HEADER_BYTES) +
+           (info->colour == 3 ? FRAME_BYTES + PALETTE_BYTES : 0) + (FRAME_BYTES + info->data_bytes) +
+           FRAME_BYTES;
 }
 
 static uint8_t *begin_chunk(uint8_t *out, uint32_t length, const char *type)

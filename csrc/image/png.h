@@ -31,8 +31,10 @@ typedef struct {
 
 bool clipc_png_has_signature(const uint8_t *data, size_t size);
 
-/* Reads the chunks up to the end of what is there, without checking them. `data` (size bytes) is only read. */
-clipc_status clipc_png_read_info(const uint8_t *data, size_t size, clipc_png_info *info, clipc_message *message);
+/* Reads the chunks up to the end of what is there, without checking them. `data` (size bytes) is only read.
+ */
+clipc_status clipc_png_read_info(const uint8_t *data, size_t size, clipc_png_info *info,
+                                 clipc_message *message);
 
 /* Reads and checks the file up to its chunk IEND: order, lengths, CRCs; bytes behind it are ignored. More
  * than `max_pixels` is refused. Allocates nothing. CLIPC_ERROR_IMAGE when the file is damaged. */
@@ -40,7 +42,8 @@ clipc_status clipc_png_check(const uint8_t *data, size_t size, uint64_t max_pixe
                              clipc_message *message);
 
 /* A PNG file with the same pixels, of a file that has passed the check: IHDR, for palette images a PLTE of
- * 256 entries (missing ones black), one IDAT, IEND. Without tRNS, because transparency is dropped. CRCs are 0.
+ * 256 entries (missing ones black), one IDAT, IEND. Without tRNS, because transparency is dropped. CRCs are
+ * 0.
  *
  * out: [clipc_png_plain_bytes(info)] */
 size_t clipc_png_plain_bytes(const clipc_png_info *info);

@@ -26,16 +26,16 @@ static void normalise_rows(void *context, size_t task)
     }
 }
 
-clipc_status clipc_resize_crop(clipc_workspace *workspace, uint8_t *out, const uint8_t *rgb, size_t height, size_t width,
-                               size_t size)
+clipc_status clipc_resize_crop(clipc_workspace *workspace, uint8_t *out, const uint8_t *rgb, size_t height,
+                               size_t width, size_t size)
 {
     clipc_resize_geometry geometry;
     CLIPC_TRY(clipc_crop_geometry(height, width, size, &geometry, &workspace->message));
     return clipc_resize_bicubic(workspace, out, rgb, height, width, &geometry);
 }
 
-clipc_status clipc_preprocess(clipc_workspace *workspace, float *out, const uint8_t *rgb, size_t height, size_t width,
-                              size_t size, const float *mean, const float *std)
+clipc_status clipc_preprocess(clipc_workspace *workspace, float *out, const uint8_t *rgb, size_t height,
+                              size_t width, size_t size, const float *mean, const float *std)
 {
     clipc_resize_geometry geometry;
     CLIPC_TRY(clipc_crop_geometry(height, width, size, &geometry, &workspace->message));

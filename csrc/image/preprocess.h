@@ -5,12 +5,12 @@
 #include "image/resize.h"
 
 /* out = crop(resize(rgb))    rgb: [height, width, 3], out: [size, size, 3] */
-clipc_status clipc_resize_crop(clipc_workspace *workspace, uint8_t *out, const uint8_t *rgb, size_t height, size_t width,
-                               size_t size);
+clipc_status clipc_resize_crop(clipc_workspace *workspace, uint8_t *out, const uint8_t *rgb, size_t height,
+                               size_t width, size_t size);
 
 /* out[c, y, x] = (pixel[y, x, c] / 255 - mean[c]) / std[c], each step rounded to float32
  * pixel = crop(resize(rgb))    rgb: [height, width, 3], mean: [3], std: [3], out: [3, R, R] */
-clipc_status clipc_preprocess(clipc_workspace *workspace, float *out, const uint8_t *rgb, size_t height, size_t width,
-                              size_t size, const float *mean, const float *std);
+clipc_status clipc_preprocess(clipc_workspace *workspace, float *out, const uint8_t *rgb, size_t height,
+                              size_t width, size_t size, const float *mean, const float *std);
 
 #endif

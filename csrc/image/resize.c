@@ -19,7 +19,8 @@
 /* Columns of the second pass whose sums are held at a time, on the stack. */
 #define STRIP 384
 
-/* How each output sample along one axis is made: out[i] = sum over k < count[i] of weights[i, k] * in[first[i] + k] */
+/* How each output sample along one axis is made: out[i] = sum over k < count[i] of weights[i, k] *
+ * in[first[i] + k] */
 typedef struct {
     size_t n;
     size_t stride;    /* weights per output sample, used or not */
@@ -42,8 +43,8 @@ static double cubic(double x)
 }
 
 /* The filter of the output samples begin to begin + n when `in_size` samples become `out_size`. */
-static clipc_status make_filter(clipc_workspace *workspace, axis_filter *filter, size_t in_size, size_t out_size,
-                                size_t begin, size_t n)
+static clipc_status make_filter(clipc_workspace *workspace, axis_filter *filter, size_t in_size,
+                                size_t out_size, size_t begin, size_t n)
 {
     const double scale = (double)in_size / (double)out_size;
     const double stretch = scale < 1.0 ? 1.0 : scale;
@@ -105,8 +106,8 @@ typedef struct {
     size_t first_row, first_column;
 } pixel_view;
 
-/* One pass: out[y, i] = filter over in[y, :] (along the rows) or in[:, x] (along the columns), for `rows` rows
- * of output. A pass along the columns takes `columns` columns as they are. */
+/* One pass: out[y, i] = filter over in[y, :] (along the rows) or in[:, x] (along the columns), for `rows`
+ * rows of output. A pass along the columns takes `columns` columns as they are. */
 typedef struct {
     const axis_filter *filter;
     pixel_view in, out;
@@ -181,11 +182,13 @@ clipc_status clipc_crop_geometry(size_t height, size_t width, size_t size, clipc
                                  clipc_message *message)
 {
     if (height < 1 || width < 1 || height > CLIPC_MAX_SIDE || width > CLIPC_MAX_SIDE) {
-        return clipc_fail(message, CLIPC_ERROR_VALUE, "image: expected sides from 1 to %zu pixels, got height %zu, width %zu",
+        return clipc_fail(message, CLIPC_ERROR_VALUE,
+                          "image: expected sides from 1 to %zu pixels, got height %zu, width %zu",
                           CLIPC_MAX_SIDE, height, width);
     }
     if (size < 1 || size > CLIPC_MAX_CROP) {
-        return clipc_fail(message, CLIPC_ERROR_VALUE, "size: expected 1 to %zu pixels, got %zu", CLIPC_MAX_CROP, size);
+        return clipc_fail(message, CLIPC_ERROR_VALUE, "size: expected 1 to %zu pixels, got %zu",
+                          CLIPC_MAX_CROP, size);
     }
     const size_t shorter = height < width ? height : width;
     const size_t longer = height < width ? width : height;
@@ -225,8 +228,8 @@ typedef struct {
     size_t begin, n;
 } axis;
 
-static clipc_status make_axis(clipc_workspace *workspace, axis *axis, size_t in_size, size_t out_size, size_t begin,
-                              size_t n)
+static clipc_status make_axis(clipc_workspace *workspace, axis *axis, size_t in_size, size_t out_size,
+                              size_t begin, size_t n)
 {
     axis->resized = in_size != out_size;
     axis->begin = begin;
@@ -240,8 +243,8 @@ static clipc_status make_axis(clipc_workspace *workspace, axis *axis, size_t in_
     return CLIPC_OK;
 }
 
-static clipc_status resize_part(clipc_workspace *workspace, uint8_t *out_pixels, const uint8_t *rgb, size_t height,
-                                size_t width, const clipc_resize_geometry *geometry)
+static clipc_status resize_part(clipc_workspace *workspace, uint8_t *out_pixels, const uint8_t *rgb,
+                                size_t height, size_t width, const clipc_resize_geometry *geometry)
 {
     const size_t out_height = geometry->part_height, out_width = geometry->part_width;
     axis rows, columns; /* the axis along a row, and along a column */
@@ -249,8 +252,8 @@ static clipc_status resize_part(clipc_workspace *workspace, uint8_t *out_pixels,
     CLIPC_TRY(make_axis(workspace, &columns, height, geometry->height, geometry->top, out_height));
 
     /* A view has one type for reading and writing; nothing is written through this one. */
-    const pixel_view in = {(uint8_t *)(uintptr_t)(rgb + (columns.begin * width + rows.begin) * CHANNELS), width * CHANNELS,
-                           columns.begin, rows.begin};
+    const pixel_view in = {(uint8_t *)(uintptr_t)(rgb + (columns.begin * width + rows.begin) * CHANNELS),
+                           width * CHANNELS, columns.begin, rows.begin};
     const pixel_view out = {out_pixels, out_width * CHANNELS, 0, 0};
     pixel_view between;
 
@@ -267,7 +270,8 @@ static clipc_status resize_part(clipc_workspace *workspace, uint8_t *out_pixels,
             CLIPC_TRY(make_view(workspace, &between, columns.n, out_width));
             between.first_row = columns.begin;
             run_pass(&(resample_pass){&rows.filter, in, between, columns.n, out_width}, resample_rows);
-            run_pass(&(resample_pass){&columns.filter, between, out, out_height, out_width}, resample_columns);
+            run_pass(&(resample_pass){&columns.filter, between, out, out_height, out_width},
+                     resample_columns);
         }
     } else if (rows.resized) {
         run_pass(&(resample_pass){&rows.filter, in, out, out_height, out_width}, resample_rows);

@@ -27,8 +27,8 @@
 
 /* A resized image and the part of it that is wanted, pixels. */
 typedef struct {
-    size_t height, width;           /* of the whole image after resizing */
-    size_t top, left;               /* of the part */
+    size_t height, width; /* of the whole image after resizing */
+    size_t top, left;     /* of the part */
     size_t part_height, part_width;
     bool rows_first; /* as Pillow before 13; else as Pillow since 13 */
 } clipc_resize_geometry;

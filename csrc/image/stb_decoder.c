@@ -28,15 +28,84 @@ static void *limited_realloc(void *block, size_t size)
  *
  * Chroma planes are smaller than the picture. stb_image enlarges them by the same triangle filter as libjpeg,
  * but rounds otherwise, takes the wrong neighbour in the last but one column of 4:2:2 pictures (more than 100
- * levels off at a sharp edge), and computes colours with 12-bit constants. The functions below are the ones
- * of libjpeg's description, so that what is left of the difference to Pillow comes from the inverse DCT.
+ * levels off at a sharp edge), and computes colours and the inverse DCT with 12-bit constants. The functions
+ * below compute what libjpeg does, so that a JPEG has the same pixels here as with Pillow.
  *
  * The macros give stb_image's own functions another name where they are defined (there a parenthesis
  * follows); where it takes their address it finds ours. A version of stb_image that calls them otherwise
  * uses its own. */
 
+static inline unsigned char clamp_to_byte(int value)
+{
+    return (unsigned char)(value < 0 ? 0 : value > 255 ? 255 : value);
+}
+
+/* The eight-point inverse DCT of each column of x, times sqrt(8), in integers with 13 fractional bits, rounded
+ * to `shift` bits less:
+ *   y[i] = sum over k of x[k] * c(k) * cos((2 i + 1) k pi / 16),  c(0) = 1, else sqrt(2)
+ * The even rows of x give a part that is the same in y[i] and y[7 - i], the odd ones a part that differs in
+ * sign. The constants are those to which libjpeg's "slow integer" method expands (Loeffler, Ligtenberg & Moschytz,
+ * ICASSP 1989): its factors were rounded one by one, so some of the products below are one off.
+ * x, y: [8, 8]; for |x| < 2^15 no sum overflows. */
+static void inverse_dct_columns(int *restrict y, const int *restrict x, int shift)
+{
+    const int half = 1 << (shift - 1);
+    for (int column = 0; column < 8; column++) {
+        const int *in = x + column;
+        const int sum = (in[0] + in[32]) * 8192 + half, difference = (in[0] - in[32]) * 8192 + half;
+        const int outer = 10703 * in[16] + 4433 * in[48], inner = 4433 * in[16] - 10704 * in[48];
+        const int even[4] = {sum + outer, difference + inner, difference - inner, sum - outer};
+        const int odd[4] = {
+            11363 * in[8] + 9633 * in[24] + 6437 * in[40] + 2260 * in[56],
+            9633 * in[8] - 2259 * in[24] - 11362 * in[40] - 6436 * in[56],
+            6437 * in[8] - 11362 * in[24] + 2261 * in[40] + 9633 * in[56],
+            2260 * in[8] - 6436 * in[24] + 9633 * in[40] - 11363 * in[56],
+        };
+        for (int i = 0; i < 4; i++) {
+            y[8 * i + column] = (even[i] + odd[i]) >> shift;
+            y[8 * (7 - i) + column] = (even[i] - odd[i]) >> shift;
+        }
+    }
+}
+
+/* y = x^T, values beyond 16 bits cut off: only damaged or hostile files have them. */
+static void transpose(int *restrict y, const int *restrict x)
+{
+    for (int i = 0; i < 8; i++) {
+        for (int j = 0; j < 8; j++) {
+            const int value = x[8 * i + j];
+            y[8 * j + i] = value < INT16_MIN ? INT16_MIN : value > INT16_MAX ? INT16_MAX : value;
+        }
+    }
+}
+
+/* A block of pixels from its dequantised coefficients    coefficients: [8, 8], out: 8 rows of 8, `stride` apart */
+static void stbi__idct_block(unsigned char *out, int stride, short coefficients[64])
+{
+    int x[64], y[64];
+    for (int i = 0; i < 64; i++) {
+        x[i] = coefficients[i];
+    }
+    /* Columns first, keeping two fractional bits; then rows, whose results are 8 times too large. */
+    inverse_dct_columns(y, x, 13 - 2);
+    transpose(x, y);
+    inverse_dct_columns(y, x, 13 + 2 + 3);
+    transpose(x, y);
+    for (int i = 0; i < 8; i++) {
+        for (int j = 0; j < 8; j++) {
+            out[i * stride + j] = clamp_to_byte(x[8 * i + j] + 128);
+        }
+    }
+}
+
+static void stbi__idct_simd(unsigned char *out, int stride, short coefficients[64])
+{
+    stbi__idct_block(out, stride, coefficients);
+}
+
 /* out[2 * i], out[2 * i + 1] = near[i] and its neighbours 3:1    near: [w], out: [2 * w] */
-static unsigned char *stbi__resample_row_h_2(unsigned char *out, unsigned char *near, unsigned char *far, int w, int hs)
+static unsigned char *stbi__resample_row_h_2(unsigned char *out, unsigned char *near, unsigned char *far,
+                                             int w, int hs)
 {
     (void)far;
     (void)hs;
@@ -58,7 +127,8 @@ static unsigned char *stbi__resample_row_h_2(unsigned char *out, unsigned char *
 }
 
 /* out[i] = near[i] and far[i] 3:1, rows of one plane    near, far, out: [w] */
-static unsigned char *stbi__resample_row_v_2(unsigned char *out, unsigned char *near, unsigned char *far, int w, int hs)
+static unsigned char *stbi__resample_row_v_2(unsigned char *out, unsigned char *near, unsigned char *far,
+                                             int w, int hs)
 {
     (void)hs;
     const int bias = far < near ? 1 : 2; /* the row above rounds down */
@@ -69,7 +139,8 @@ static unsigned char *stbi__resample_row_v_2(unsigned char *out, unsigned char *
 }
 
 /* Both: rows 3:1, then columns 3:1    near, far: [w], out: [2 * w] */
-static unsigned char *stbi__resample_row_hv_2(unsigned char *out, unsigned char *near, unsigned char *far, int w, int hs)
+static unsigned char *stbi__resample_row_hv_2(unsigned char *out, unsigned char *near, unsigned char *far,
+                                              int w, int hs)
 {
     if (w <= 2) {
         return stbi__resample_row_h_2(out, near, far, w, hs);
@@ -88,14 +159,10 @@ static unsigned char *stbi__resample_row_hv_2(unsigned char *out, unsigned char 
     return out;
 }
 
-static unsigned char *stbi__resample_row_hv_2_simd(unsigned char *out, unsigned char *near, unsigned char *far, int w, int hs)
+static unsigned char *stbi__resample_row_hv_2_simd(unsigned char *out, unsigned char *near,
+                                                   unsigned char *far, int w, int hs)
 {
     return stbi__resample_row_hv_2(out, near, far, w, hs);
-}
-
-static inline unsigned char clamp_to_byte(int value)
-{
-    return (unsigned char)(value < 0 ? 0 : value > 255 ? 255 : value);
 }
 
 /* R = Y + 1.402 (Cr - 128), G = Y - 0.344136 (Cb - 128) - 0.714136 (Cr - 128), B = Y + 1.772 (Cb - 128), with
@@ -121,6 +188,8 @@ static void stbi__YCbCr_to_RGB_simd(unsigned char *out, const unsigned char *y, 
     stbi__YCbCr_to_RGB_row(out, y, cb, cr, count, step);
 }
 
+#define stbi__idct_block(...) replaced_idct_block(__VA_ARGS__)
+#define stbi__idct_simd(...) replaced_idct_simd(__VA_ARGS__)
 #define stbi__resample_row_h_2(...) replaced_resample_row_h_2(__VA_ARGS__)
 #define stbi__resample_row_v_2(...) replaced_resample_row_v_2(__VA_ARGS__)
 #define stbi__resample_row_hv_2(...) replaced_resample_row_hv_2(__VA_ARGS__)
@@ -162,8 +231,8 @@ static void stbi__YCbCr_to_RGB_simd(unsigned char *out, const unsigned char *y, 
 #pragma GCC diagnostic pop
 #endif
 
-clipc_status clipc_stb_decode(const uint8_t *data, size_t size, uint32_t height, uint32_t width, uint8_t **pixels,
-                              const char **reason, clipc_message *message)
+clipc_status clipc_stb_decode(const uint8_t *data, size_t size, uint32_t height, uint32_t width,
+                              uint8_t **pixels, const char **reason, clipc_message *message)
 {
     /* Planes are filled up to whole coding units of at most 32 x 32 pixels; the largest blocks are 16-bit
      * coefficients, or 16-bit RGBA that stb_image inflates into a buffer it doubles. */
@@ -175,7 +244,8 @@ clipc_status clipc_stb_decode(const uint8_t *data, size_t size, uint32_t height,
     if (allowance.failed) {
         free(result);
         return clipc_fail(message, CLIPC_ERROR_MEMORY,
-                          "out of memory while decoding an image of %" PRIu32 " x %" PRIu32 " pixels", width, height);
+                          "out of memory while decoding an image of %" PRIu32 " x %" PRIu32 " pixels", width,
+                          height);
     }
     if (result != NULL && ((uint32_t)found_width != width || (uint32_t)found_height != height)) {
         free(result);

@@ -1,6 +1,7 @@
 #include "model/loader.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -68,7 +69,11 @@ static clipc_status fetch_checked(clipc_loader *loader, clipc_tensor_view *tenso
     char full[NAME_LENGTH];
     snprintf(full, sizeof full, "%s%s", prefix, name);
     CLIPC_TRY(loader->fetch(loader->source, full, tensor, loader->message));
-    if (tensor->rank == rank && memcmp(tensor->shape, shape, (size_t)rank * sizeof *shape) == 0) {
+    bool fits = tensor->rank == rank;
+    for (int i = 0; fits && i < rank; i++) {
+        fits = tensor->shape[i] == shape[i];
+    }
+    if (fits) {
         return CLIPC_OK;
     }
     char expected[100], found[100];

@@ -29,7 +29,8 @@ static PyObject *wrap_pixels(uint8_t *pixels, size_t height, size_t width)
         Py_DECREF(capsule);
         return NULL;
     }
-    if (PyArray_SetBaseObject((PyArrayObject *)array, capsule) < 0) { /* takes the reference over, also then */
+    if (PyArray_SetBaseObject((PyArrayObject *)array, capsule) <
+        0) { /* takes the reference over, also then */
         Py_DECREF(array);
         return NULL;
     }
@@ -47,8 +48,8 @@ static PyArrayObject *require_rgb(PyObject *object, size_t *height, size_t *widt
     *height = (size_t)PyArray_DIM(rgb, 0);
     *width = (size_t)PyArray_DIM(rgb, 1);
     if (*height < 1 || *width < 1 || *height > CLIPC_MAX_SIDE || *width > CLIPC_MAX_SIDE) {
-        PyErr_Format(PyExc_ValueError, "rgb: expected sides from 1 to %zu pixels, got shape (%zu, %zu, 3)", CLIPC_MAX_SIDE,
-                     *height, *width);
+        PyErr_Format(PyExc_ValueError, "rgb: expected sides from 1 to %zu pixels, got shape (%zu, %zu, 3)",
+                     CLIPC_MAX_SIDE, *height, *width);
         Py_DECREF(rgb);
         return NULL;
     }
@@ -68,7 +69,8 @@ static bool check_channels(const char *argument, const float values[3], bool pos
 {
     for (int c = 0; c < 3; c++) {
         if (!isfinite(values[c]) || (positive && !(values[c] > 0.0f))) {
-            PyErr_Format(PyExc_ValueError, "%s: expected three finite%s numbers", argument, positive ? " positive" : "");
+            PyErr_Format(PyExc_ValueError, "%s: expected three finite%s numbers", argument,
+                         positive ? " positive" : "");
             return false;
         }
     }
@@ -88,11 +90,11 @@ static PyObject *image_info(PyObject *module, PyObject *argument)
     const uint8_t *const data = (const uint8_t *)PyBytes_AS_STRING(argument);
     const size_t size = (size_t)PyBytes_GET_SIZE(argument);
 
-    Py_BEGIN_ALLOW_THREADS
-    status = clipc_read_image_info(data, size, &info, &message);
+    Py_BEGIN_ALLOW_THREADS status = clipc_read_image_info(data, size, &info, &message);
     Py_END_ALLOW_THREADS
 
-    if (status != CLIPC_OK) {
+        if (status != CLIPC_OK)
+    {
         return clipc_raise(module, status, &message);
     }
     if (info.format == CLIPC_FORMAT_OTHER) {
@@ -123,11 +125,12 @@ static PyObject *decode_image(PyObject *module, PyObject *args, PyObject *kwargs
     const uint8_t *const data = (const uint8_t *)PyBytes_AS_STRING(bytes);
     const size_t size = (size_t)PyBytes_GET_SIZE(bytes);
 
-    Py_BEGIN_ALLOW_THREADS
-    status = clipc_decode_image(data, size, (uint64_t)max_pixels, &pixels, &height, &width, &why, &message);
+    Py_BEGIN_ALLOW_THREADS status =
+        clipc_decode_image(data, size, (uint64_t)max_pixels, &pixels, &height, &width, &why, &message);
     Py_END_ALLOW_THREADS
 
-    if (status != CLIPC_OK) {
+        if (status != CLIPC_OK)
+    {
         return clipc_raise(module, status, &message);
     }
     if (pixels == NULL) {
@@ -149,12 +152,13 @@ static PyObject *crop_geometry(PyObject *module, PyObject *args, PyObject *kwarg
         !check_side("size", size, CLIPC_MAX_CROP)) {
         return NULL;
     }
-    const clipc_status status = clipc_crop_geometry((size_t)height, (size_t)width, (size_t)size, &geometry, &message);
+    const clipc_status status =
+        clipc_crop_geometry((size_t)height, (size_t)width, (size_t)size, &geometry, &message);
     if (status != CLIPC_OK) {
         return clipc_raise(module, status, &message);
     }
-    return Py_BuildValue("(nnnn)", (Py_ssize_t)geometry.height, (Py_ssize_t)geometry.width, (Py_ssize_t)geometry.top,
-                         (Py_ssize_t)geometry.left);
+    return Py_BuildValue("(nnnn)", (Py_ssize_t)geometry.height, (Py_ssize_t)geometry.width,
+                         (Py_ssize_t)geometry.top, (Py_ssize_t)geometry.left);
 }
 
 /* The two resizing functions: `geometry` says which part of which size. */
@@ -172,11 +176,11 @@ static PyObject *resize_to(PyObject *module, PyArrayObject *rgb, size_t height, 
     uint8_t *const out_pixels = PyArray_DATA(out);
     clipc_workspace_init(&workspace);
 
-    Py_BEGIN_ALLOW_THREADS
-    status = clipc_resize_bicubic(&workspace, out_pixels, in_pixels, height, width, geometry);
+    Py_BEGIN_ALLOW_THREADS status =
+        clipc_resize_bicubic(&workspace, out_pixels, in_pixels, height, width, geometry);
     Py_END_ALLOW_THREADS
 
-    PyObject *result = (PyObject *)out;
+        PyObject *result = (PyObject *)out;
     if (status != CLIPC_OK) {
         Py_DECREF(out);
         result = clipc_raise(module, status, &workspace.message);
@@ -192,10 +196,12 @@ static PyObject *resize(PyObject *module, PyObject *args, PyObject *kwargs)
     int rows_first = 0;
     Py_ssize_t new_width, new_height;
     size_t height, width;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Onn|p:resize", names, &object, &new_width, &new_height, &rows_first)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Onn|p:resize", names, &object, &new_width, &new_height,
+                                     &rows_first)) {
         return NULL;
     }
-    if (!check_side("width", new_width, CLIPC_MAX_SIDE) || !check_side("height", new_height, CLIPC_MAX_SIDE)) {
+    if (!check_side("width", new_width, CLIPC_MAX_SIDE) ||
+        !check_side("height", new_height, CLIPC_MAX_SIDE)) {
         return NULL;
     }
     PyArrayObject *rgb = require_rgb(object, &height, &width);
@@ -266,8 +272,8 @@ static PyObject *preprocess(PyObject *module, PyObject *args, PyObject *kwargs)
     size_t height, width;
     clipc_workspace workspace;
     clipc_status status;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "On(fff)(fff)|O:preprocess", names, &object, &size, &mean[0], &mean[1],
-                                     &mean[2], &std[0], &std[1], &std[2], &out_object)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "On(fff)(fff)|O:preprocess", names, &object, &size,
+                                     &mean[0], &mean[1], &mean[2], &std[0], &std[1], &std[2], &out_object)) {
         return NULL;
     }
     if (!check_side("size", size, CLIPC_MAX_CROP) || !check_channels("mean", mean, false) ||
@@ -287,11 +293,11 @@ static PyObject *preprocess(PyObject *module, PyObject *args, PyObject *kwargs)
     float *const values = PyArray_DATA(out);
     clipc_workspace_init(&workspace);
 
-    Py_BEGIN_ALLOW_THREADS
-    status = clipc_preprocess(&workspace, values, pixels, height, width, (size_t)size, mean, std);
+    Py_BEGIN_ALLOW_THREADS status =
+        clipc_preprocess(&workspace, values, pixels, height, width, (size_t)size, mean, std);
     Py_END_ALLOW_THREADS
 
-    Py_DECREF(rgb);
+        Py_DECREF(rgb);
     PyObject *result = (PyObject *)out;
     if (status != CLIPC_OK) {
         Py_DECREF(out);
@@ -305,9 +311,10 @@ static PyObject *preprocess(PyObject *module, PyObject *args, PyObject *kwargs)
 
 PyMethodDef clipc_image_methods[] = {
     {"image_info", image_info, METH_O,
-     PyDoc_STR("image_info(data) -> (format, height, width, has_exif) or None\n\n"
-               "Of a JPEG or PNG file (bytes), from its headers; None for anything else. has_exif: there is an\n"
-               "Exif segment, which may hold an orientation.")},
+     PyDoc_STR(
+         "image_info(data) -> (format, height, width, has_exif) or None\n\n"
+         "Of a JPEG or PNG file (bytes), from its headers; None for anything else. has_exif: there is an\n"
+         "Exif segment, which may hold an orientation.")},
     {"decode_image", KEYWORDS(decode_image), METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR("decode_image(data, max_pixels) -> uint8 array (H, W, 3), or None\n\n"
                "Decodes a JPEG or PNG file (bytes). None: a format or a variant for another decoder.\n"

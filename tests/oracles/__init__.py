@@ -12,6 +12,7 @@
 All of it needs PyTorch; import it inside tests or fixtures where tests without PyTorch share the file.
 """
 
+from . import layouts
 from .architecture import Architecture
 from .clip_reference import (
     Features,
@@ -40,6 +41,7 @@ __all__ = [
     "build_reference",
     "check_parity",
     "double_reference",
+    "layouts",
     "load_float32",
     "max_error",
     "photographs",
