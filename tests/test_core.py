@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from core_process import LEVELS, environment, supported_levels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipc import _core
-from core_process import LEVELS, environment, supported_levels
 
 SANITIZED = any(name in os.environ.get("LD_PRELOAD", "") for name in ("asan", "tsan"))
 PATIENCE = 60  # seconds after which something hangs
