@@ -77,9 +77,9 @@ def stb_include_dir():
             return place
     where = f"CLIPC_STB_INCLUDE={asked} holds no stb_image.h" if asked else "stb_image.h is not found"
     fail(
-        f"{where}.\nInstall it (Debian, Ubuntu: apt-get install libstb-dev; Fedora: dnf install stb_image-devel;\n"
-        "macOS: brew install stb), or download https://github.com/nothings/stb and set CLIPC_STB_INCLUDE to\n"
-        "its folder."
+        f"{where}.\nInstall it (Debian, Ubuntu: apt-get install libstb-dev; macOS: brew install stb;\n"
+        "Fedora: dnf install stb_image-devel), or download https://github.com/nothings/stb\n"
+        "and set CLIPC_STB_INCLUDE to its folder."
     )
 
 
@@ -127,7 +127,7 @@ class BuildCore(build_ext):
                 )
             except Exception as error:
                 fail(
-                    "the C compiler does not compile a C11 file that includes Python.h (see its output above).\n"
+                    "the C compiler does not compile a C11 file that includes Python.h (see above).\n"
                     f"Debian: apt-get install gcc python3-dev. The compiler said: {error}"
                 )
 

@@ -53,8 +53,8 @@ class Prediction(dict):
             f'<td style="text-align:left;padding-right:1em">{html.escape(label)}</td>'
             f'<td style="text-align:right;padding-right:0.5em">{100 * p:.2f}%</td>'
             '<td style="text-align:left;width:240px">'
-            f'<div style="width:{100 * p:.2f}%;min-width:1px;height:0.9em;background:#4c78a8;border-radius:2px">'
-            "</div></td>"
+            f'<div style="width:{100 * p:.2f}%;min-width:1px;height:0.9em;'
+            'background:#4c78a8;border-radius:2px"></div></td>'
             "</tr>"
             for label, p in self.items()
         )
