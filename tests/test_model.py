@@ -97,6 +97,13 @@ def test_prediction_prints_as_the_presentation_did():
     assert pickle.loads(pickle.dumps(prediction)) == prediction
 
 
+def test_of_many_labels_the_first_are_printed():
+    prediction = Prediction.from_probabilities([f"label {i}" for i in range(100)], np.arange(100) / 4950)
+    assert str(prediction).startswith("Top predictions: label 99: 2.00% label 98")
+    assert str(prediction).endswith("label 90: 1.82% (90 more)") and len(prediction) == 100
+    assert "80 more" in prediction._repr_html_()
+
+
 def test_prediction_in_jupyter_escapes_labels():
     shown = Prediction.from_probabilities(["<script>alert(1)</script>", "b"], [0.9, 0.1])._repr_html_()
     assert "<script>" not in shown and "&lt;script&gt;" in shown and "90.00%" in shown
