@@ -27,7 +27,8 @@ def _preload_openblas():
 
     spec = importlib.util.find_spec("scipy_openblas32")
     folders = (spec.submodule_search_locations or ()) if spec else ()
-    libraries = [path for folder in folders for path in glob.glob(_os.path.join(folder, "lib", "libscipy_openblas*"))]
+    patterns = [_os.path.join(folder, "lib", "libscipy_openblas*") for folder in folders]
+    libraries = [path for pattern in patterns for path in glob.glob(pattern)]
     if not libraries:
         raise ImportError("clipc needs the package scipy-openblas32: pip install scipy-openblas32")
     ctypes.CDLL(libraries[0])
