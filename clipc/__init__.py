@@ -27,8 +27,9 @@ def _preload_openblas():
 
     spec = importlib.util.find_spec("scipy_openblas32")
     folders = (spec.submodule_search_locations or ()) if spec else ()
-    patterns = [_os.path.join(folder, "lib", "libscipy_openblas*") for folder in folders]
-    libraries = [path for pattern in patterns for path in glob.glob(pattern)]
+    libraries = [
+        path for folder in folders for path in glob.glob(_os.path.join(folder, "lib", "libscipy_openblas*"))
+    ]
     if not libraries:
         raise ImportError("clipc needs the package scipy-openblas32: pip install scipy-openblas32")
     ctypes.CDLL(libraries[0])
@@ -46,7 +47,7 @@ def _load_core():
     _os.environ[name] = "1"
     try:
         try:
-            from clipc import _core  # noqa: F401
+            from clipc import _core
         except ImportError as error:
             if "openblas" not in str(error):
                 raise
@@ -61,11 +62,21 @@ def _load_core():
 
 _load_core()
 
+# ruff: noqa: E402
 from clipc.errors import ClipcError, ClipcWarning, ImageError, WeightsError
 from clipc.model import Model, get_num_threads, load, set_num_threads, show_config
 from clipc.tokenizer import tokenize
 from clipc.weights.zoo import available_models
-from clipc.zeroshot import Prediction, classifier, classify, encode_image, encode_text, knows, preprocess, similarity
+from clipc.zeroshot import (
+    Prediction,
+    classifier,
+    classify,
+    encode_image,
+    encode_text,
+    knows,
+    preprocess,
+    similarity,
+)
 
 __all__ = [
     "ClipcError",

@@ -777,7 +777,7 @@ def _written_together(paths):
             written = ", ".join(path for path, *_ in opened)
             raise click.ClickException(f"{written}: cannot be written: {error.strerror or error}") from error
         # The first, the array, comes last: where it is, what belongs to it is there as well.
-        for path, target, temporary, _ in reversed(opened):
+        for _, target, temporary, _ in reversed(opened):
             os.replace(temporary, target)
 
 

@@ -150,7 +150,12 @@ class Model:
             for begin in range(0, len(images), batch_size):
                 batch = images[begin : begin + batch_size]
                 pixels = image.preprocess(
-                    batch, self.image_size, self.config.image_mean, self.config.image_std, exif=exif, first_index=begin
+                    batch,
+                    self.image_size,
+                    self.config.image_mean,
+                    self.config.image_std,
+                    exif=exif,
+                    first_index=begin,
                 )
                 features[begin : begin + len(batch)] = self._core.encode_images(pixels)
                 bar.update(len(batch))
@@ -307,7 +312,8 @@ class Model:
         single = _is_one_image(images)
         features = self._image_features(images, batch_size=batch_size, exif=exif, progress=progress)
         predictions = Predictions(
-            Prediction.from_probabilities(labels, row, top_k) for row in _softmax(self._logits(features, matrix))
+            Prediction.from_probabilities(labels, row, top_k)
+            for row in _softmax(self._logits(features, matrix))
         )
         return predictions[0] if single else predictions
 
@@ -360,10 +366,12 @@ class Model:
             new = [word for word in dict.fromkeys(words) if word not in self._words_warned_of]
             self._words_warned_of.update(new)
         if new:
-            named = ", ".join(repr(word) for word in new[:10]) + (f" and {len(new) - 10} more" if new[10:] else "")
+            named = ", ".join(repr(word) for word in new[:10]) + (
+                f" and {len(new) - 10} more" if new[10:] else ""
+            )
             warnings.warn(
-                f"the model {self.name!r} has no embedding for {named}, so a text with such a word is read as if "
-                "the word were missing; Model.knows(text) tells beforehand",
+                f"the model {self.name!r} has no embedding for {named}, so a text with such a word is read "
+                "as if the word were missing; Model.knows(text) tells beforehand",
                 ClipcWarning,
                 stacklevel=_stacklevel_outside_clipc(),
             )
@@ -431,9 +439,9 @@ def default_model():
             _default_model = load(asked or weights.EMBEDDED_FILE)
             if not asked:
                 warnings.warn(
-                    "no model was chosen, so clipc uses the small embedded model 'tiny'. It knows about 300 everyday "
-                    "things at 64 x 64 pixels, and nothing of faces, professions or landmarks. Set CLIPC_MODEL, or "
-                    "load a model with clipc.load(path), for more.",
+                    "no model was chosen, so clipc uses the small embedded model 'tiny'. It knows about 300 "
+                    "everyday things at 64 x 64 pixels, and nothing of faces, professions or landmarks. Set "
+                    "CLIPC_MODEL, or load a model with clipc.load(path), for more.",
                     ClipcWarning,
                     stacklevel=_stacklevel_outside_clipc(),
                 )
@@ -519,7 +527,9 @@ def _positive_int(name, value):
 
 def _check_labels(labels):
     if isinstance(labels, (str, bytes)):
-        raise TypeError(f"labels: expected a list of texts, got the single text {labels!r}; write [{labels!r}]")
+        raise TypeError(
+            f"labels: expected a list of texts, got the single text {labels!r}; write [{labels!r}]"
+        )
     labels = tuple(labels)
     for position, label in enumerate(labels):
         if not isinstance(label, str):
@@ -564,7 +574,7 @@ def _progress_bar(total, unit, wanted):
 
 
 def _stacklevel_outside_clipc():
-    """The stack level of the caller that is not part of clipc, so that a warning points to the user's line."""
+    """The stack level of the caller outside clipc, so that a warning points to the user's line."""
     import sys
 
     folder = os.path.dirname(__file__)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import html
+import itertools
 
 import numpy as np
+
+# Labels that are shown; the dict holds all of them.
+SHOWN_IN_TEXT = 10
+SHOWN_IN_HTML = 20
 
 
 class Prediction(dict):
     """Probabilities of labels for one picture: a dict from label to probability, highest first.
 
     It prints as one line, ``Top predictions: nurse: 69.92% doctor: 30.08%``, and shows a bar for each
-    label in Jupyter.
+    label in Jupyter; of many labels the first few.
     """
 
     @classmethod
@@ -39,7 +44,9 @@ class Prediction(dict):
         return self[self.label]
 
     def __str__(self):
-        return "Top predictions: " + " ".join(f"{label}: {100 * p:.2f}%" for label, p in self.items())
+        shown = (f"{label}: {100 * p:.2f}%" for label, p in itertools.islice(self.items(), SHOWN_IN_TEXT))
+        more = f" ({len(self) - SHOWN_IN_TEXT} more)" if len(self) > SHOWN_IN_TEXT else ""
+        return "Top predictions: " + " ".join(shown) + more
 
     def __repr__(self):
         return "Prediction({" + ", ".join(f"{label!r}: {p:.4f}" for label, p in self.items()) + "})"
@@ -53,10 +60,13 @@ class Prediction(dict):
             f'<td style="text-align:left;padding-right:1em">{html.escape(label)}</td>'
             f'<td style="text-align:right;padding-right:0.5em">{100 * p:.2f}%</td>'
             '<td style="text-align:left;width:240px">'
-            f'<div style="width:{100 * p:.2f}%;min-width:1px;height:0.9em;background:#4c78a8;border-radius:2px"></div></td>'
+            f'<div style="width:{100 * p:.2f}%;min-width:1px;height:0.9em;'
+            'background:#4c78a8;border-radius:2px"></div></td>'
             "</tr>"
-            for label, p in self.items()
+            for label, p in itertools.islice(self.items(), SHOWN_IN_HTML)
         )
+        if len(self) > SHOWN_IN_HTML:
+            rows += f"<tr><td colspan=3>{len(self) - SHOWN_IN_HTML} more</td></tr>"
         return f'<table style="border:none"><tbody>{rows}</tbody></table>'
 
 

@@ -11,7 +11,16 @@ import functools
 from clipc.model import Model, default_model, load
 from clipc.prediction import Prediction
 
-__all__ = ["Prediction", "classifier", "classify", "encode_image", "encode_text", "knows", "preprocess", "similarity"]
+__all__ = [
+    "Prediction",
+    "classifier",
+    "classify",
+    "encode_image",
+    "encode_text",
+    "knows",
+    "preprocess",
+    "similarity",
+]
 
 
 @functools.lru_cache(maxsize=2)
@@ -32,7 +41,12 @@ def _as_function(method):
 
     function.__module__ = __name__
     function.__qualname__ = method.__name__
-    function.__doc__ = f"{method.__doc__.rstrip()}\n\n        See `clipc.Model.{method.__name__}`; ``model`` as in `clipc.zeroshot`.\n        "
+    indent = " " * 8
+    function.__doc__ = (
+        f"{method.__doc__.rstrip()}\n\n"
+        f"{indent}The method `clipc.Model.{method.__name__}` as a function.\n"
+        f"{indent}``model``: a `Model`, or what `clipc.load` takes; None: the default model.\n{indent}"
+    )
     function.__signature__ = _signature_with_model(method)
     return function
 

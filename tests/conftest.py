@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
 from availability import require, unavailable
 
 
@@ -16,6 +15,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "full: needs a full-size random model; runs with --full")
+    config.addinivalue_line("markers", "memory: measures memory, which is another under a sanitizer")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -1,6 +1,7 @@
 """Image files for the tests, made on the spot: PNG of every kind, smooth pictures, unusual JPEG."""
 
 import io
+import itertools
 import struct
 import zlib
 
@@ -45,7 +46,7 @@ def png_chunk(kind, body):
 
 def _filtered_rows(samples, depth, rng):
     """The rows of one (pass of an) image, packed, each with a random filter."""
-    height, width, channels = samples.shape
+    height, _width, channels = samples.shape
     if depth == 16:
         rows = samples.astype(">u2").reshape(height, -1).view(np.uint8)
     elif depth == 8:
@@ -90,7 +91,7 @@ def png(
     if transparency is not None:
         file += png_chunk(b"tRNS", transparency)
     file += extra
-    for begin, end in zip(cuts[:-1], cuts[1:]):
+    for begin, end in itertools.pairwise(cuts):
         file += png_chunk(b"IDAT", data[begin:end])
     return file + png_chunk(b"IEND", b"")
 

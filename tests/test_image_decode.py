@@ -234,10 +234,10 @@ def test_photographs_are_close_to_pillow():
 # ---- JPEG: damage ----
 
 SMALL_JPEGS = {
-    "baseline": dict(quality=60, subsampling="4:2:0"),
-    "progressive": dict(quality=60, subsampling="4:2:0", progressive=True),
-    "restart": dict(quality=60, subsampling="4:4:4", restart_marker_blocks=1),
-    "optimised": dict(quality=90, subsampling="4:2:2", optimize=True),
+    "baseline": {"quality": 60, "subsampling": "4:2:0"},
+    "progressive": {"quality": 60, "subsampling": "4:2:0", "progressive": True},
+    "restart": {"quality": 60, "subsampling": "4:4:4", "restart_marker_blocks": 1},
+    "optimised": {"quality": 90, "subsampling": "4:2:2", "optimize": True},
 }
 
 
@@ -288,7 +288,7 @@ def test_jpeg_with_changed_bytes_never_crashes(name, changes):
 
 
 def without_segment(data, kind):
-    marker, at, end = next(s for s in jpeg_segments(data) if s[0] == kind)
+    _marker, at, end = next(s for s in jpeg_segments(data) if s[0] == kind)
     return data[:at] + data[end:]
 
 

@@ -37,8 +37,8 @@ def torchvision_geometry(height, width, size):
     short, long = (width, height) if width <= height else (height, width)
     new_short, new_long = size, int(size * long / short)
     new_width, new_height = (new_short, new_long) if width <= height else (new_long, new_short)
-    top = int(round((new_height - size) / 2.0))
-    left = int(round((new_width - size) / 2.0))
+    top = round((new_height - size) / 2.0)
+    left = round((new_width - size) / 2.0)
     return new_height, new_width, top, left
 
 

@@ -59,14 +59,18 @@ def test_similarity_is_scaled_cosine(tiny, pixels):
     images, texts = tiny.encode_image(pixels).astype(np.float64), tiny.encode_text(LABELS).astype(np.float64)
     images /= np.linalg.norm(images, axis=1, keepdims=True)
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
-    np.testing.assert_allclose(tiny.similarity(pixels, LABELS), tiny.logit_scale * images @ texts.T, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        tiny.similarity(pixels, LABELS), tiny.logit_scale * images @ texts.T, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 100])
 def test_batch_size_changes_nothing(tiny, picture, batch_size):
     pictures = [np.roll(picture, 5 * i, axis=1) for i in range(7)]
     expected = tiny.encode_image(pictures, normalize=True)
-    np.testing.assert_allclose(tiny.encode_image(pictures, normalize=True, batch_size=batch_size), expected, atol=2e-6)
+    np.testing.assert_allclose(
+        tiny.encode_image(pictures, normalize=True, batch_size=batch_size), expected, atol=2e-6
+    )
 
 
 def test_tokens_are_taken_as_texts(tiny):
@@ -85,8 +89,19 @@ def test_padding_is_not_computed(tiny):
 def test_prediction_prints_as_the_presentation_did():
     prediction = Prediction.from_probabilities(["Doctor", "Nurse"], [0.3008, 0.6992])
     assert str(prediction) == "Top predictions: Nurse: 69.92% Doctor: 30.08%"
-    assert list(prediction) == ["Nurse", "Doctor"] and prediction.label == "Nurse" and prediction.probability == 0.6992
+    assert (
+        list(prediction) == ["Nurse", "Doctor"]
+        and prediction.label == "Nurse"
+        and prediction.probability == 0.6992
+    )
     assert pickle.loads(pickle.dumps(prediction)) == prediction
+
+
+def test_of_many_labels_the_first_are_printed():
+    prediction = Prediction.from_probabilities([f"label {i}" for i in range(100)], np.arange(100) / 4950)
+    assert str(prediction).startswith("Top predictions: label 99: 2.00% label 98")
+    assert str(prediction).endswith("label 90: 1.82% (90 more)") and len(prediction) == 100
+    assert "80 more" in prediction._repr_html_()
 
 
 def test_prediction_in_jupyter_escapes_labels():
@@ -133,8 +148,8 @@ def test_one_label_is_certain(tiny, picture):
 
 def test_prompt_ensemble_is_the_mean_of_unit_features(tiny):
     templates = ["{}", "a photo of a {}.", "a blurry photo of a {}."]
-    expected = np.stack([tiny.encode_text([t.replace("{}", label) for t in templates], normalize=True).mean(axis=0)
-                         for label in LABELS])  # fmt: skip
+    prompts = [[template.replace("{}", label) for template in templates] for label in LABELS]
+    expected = np.stack([tiny.encode_text(of_label, normalize=True).mean(axis=0) for of_label in prompts])
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(tiny.classifier(LABELS, templates), expected, atol=1e-6)
 
@@ -279,7 +294,9 @@ def test_default_model_is_tiny_with_one_warning():
         "print(len(caught), caught[0].category.__name__, caught[0].message)"
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith("tiny\n1 ClipcWarning no model was chosen, so clipc uses the small embedded model")
+    assert run.stdout.startswith(
+        "tiny\n1 ClipcWarning no model was chosen, so clipc uses the small embedded model"
+    )
 
 
 def test_a_folder_named_tiny_does_not_replace_the_default_model(tmp_path):
@@ -289,7 +306,9 @@ def test_a_folder_named_tiny_does_not_replace_the_default_model(tmp_path):
 
 
 def test_default_model_from_the_environment(tiny):
-    run = run_python("import clipc; print(clipc.load().name, clipc.load().embed_dim)", CLIPC_MODEL=str(tiny.path))
+    run = run_python(
+        "import clipc; print(clipc.load().name, clipc.load().embed_dim)", CLIPC_MODEL=str(tiny.path)
+    )
     assert run.stdout == "tiny 256\n" and "no model was chosen" not in run.stderr
     run = run_python("import clipc; clipc.encode_text('dog')", CLIPC_MODEL="ViT-B/23")
     assert "ValueError" in run.stderr and "ViT-B/32" in run.stderr
@@ -324,7 +343,13 @@ def test_number_of_threads(tiny, pixels):
             np.testing.assert_allclose(tiny.encode_image(pixels, normalize=True), expected, atol=2e-6)
     finally:
         clipc.set_num_threads(before)
-    for wrong, error in ((0, ValueError), (-1, ValueError), (10**9, ValueError), ("2", TypeError), (1.5, TypeError)):
+    for wrong, error in (
+        (0, ValueError),
+        (-1, ValueError),
+        (10**9, ValueError),
+        ("2", TypeError),
+        (1.5, TypeError),
+    ):
         with pytest.raises(error):
             clipc.set_num_threads(wrong)
 
@@ -332,7 +357,9 @@ def test_number_of_threads(tiny, pixels):
 def test_one_model_in_many_threads(tiny, pixels):
     expected = tiny.encode_image(pixels), tiny.encode_text(LABELS)
     with ThreadPoolExecutor(8) as executor:
-        for images, texts in executor.map(lambda _: (tiny.encode_image(pixels), tiny.encode_text(LABELS)), range(64)):
+        for images, texts in executor.map(
+            lambda _: (tiny.encode_image(pixels), tiny.encode_text(LABELS)), range(64)
+        ):
             np.testing.assert_allclose(images, expected[0], atol=2e-5)
             np.testing.assert_allclose(texts, expected[1], atol=2e-5)
 
@@ -409,6 +436,7 @@ def test_ctrl_c_stops_a_long_batch():
     assert "KeyboardInterrupt" in err and "finished" not in out
 
 
+@pytest.mark.memory
 def test_no_memory_is_kept_by_calls(tiny, pixels):
     resource = pytest.importorskip("resource")
     tiny.encode_image(pixels)

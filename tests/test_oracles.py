@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-
 from availability import require
 
 torch = require("torch")
@@ -17,6 +16,7 @@ from oracles import (  # noqa: E402
     build_reference,
     check_parity,
     double_reference,
+    layouts,
     load_float32,
     max_error,
     random_state_dict,
@@ -25,7 +25,6 @@ from oracles import (  # noqa: E402
     spread,
     tokenize,
 )
-from oracles import layouts  # noqa: E402
 
 SEED = 0
 small = pytest.mark.parametrize("name, seed", [(name, SEED) for name in SMALL],
@@ -162,7 +161,7 @@ def test_openai_mixture_of_dtypes(random_model):
     from oracles.clip_reference import clip_module
 
     for name in ("RN50-small", "ViT-B/16-small"):
-        spec, weights, _ = random_model(name, SEED)
+        _spec, weights, _ = random_model(name, SEED)
         model = build_reference({key: value.clone() for key, value in weights.items()})
         clip_module("model").convert_weights(model)
         expected = {key: value.dtype for key, value in model.state_dict().items()}

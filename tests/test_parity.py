@@ -28,14 +28,19 @@ def check_images(oracles, model, reference, pixels, what):
     found = model.encode_image(pixels, normalize=True)
     expected = oracles.reference_image_features(reference, pixels)
     oracles.check_parity(found, expected.unit, tolerance=TOLERANCE, what=f"{what}, images")
-    np.testing.assert_allclose(model.encode_image(pixels), expected.raw, rtol=2e-3, atol=2e-5 * np.abs(expected.raw).max())
+    np.testing.assert_allclose(
+        model.encode_image(pixels), expected.raw, rtol=2e-3, atol=2e-5 * np.abs(expected.raw).max()
+    )
 
 
 def check_texts(oracles, model, reference, what):
     tokens = oracles.tokenize(oracles.TEXTS)
     found = model.encode_text(list(oracles.TEXTS), normalize=True)
     oracles.check_parity(
-        found, oracles.reference_text_features(reference, tokens).unit, tolerance=TOLERANCE, what=f"{what}, texts"
+        found,
+        oracles.reference_text_features(reference, tokens).unit,
+        tolerance=TOLERANCE,
+        what=f"{what}, texts",
     )
 
 
@@ -76,7 +81,9 @@ def test_layouts(name, layout, oracles, random_model, photos, tmp_path):
     if layout == "huggingface":
         oracles.layouts.save_huggingface(weights, folder, spec, "float32")
     else:
-        oracles.layouts.save_openclip(weights, folder, spec, "float32", text_prefix=layout == "openclip-text-prefix")
+        oracles.layouts.save_openclip(
+            weights, folder, spec, "float32", text_prefix=layout == "openclip-text-prefix"
+        )
     model, openai = clipc.load(folder), clipc.load(path)
     pixels = photos(3, spec.image_size)
     np.testing.assert_array_equal(model.encode_image(pixels), openai.encode_image(pixels))
@@ -93,7 +100,9 @@ def test_batches_do_not_matter(name, oracles, random_model, photos, tmp_path):
     model = clipc.load(path)
     pixels = photos(37, spec.image_size)
     together = model.encode_image(pixels, normalize=True)
-    singly = np.concatenate([model.encode_image(pixels[i : i + 1], normalize=True) for i in range(len(pixels))])
+    singly = np.concatenate(
+        [model.encode_image(pixels[i : i + 1], normalize=True) for i in range(len(pixels))]
+    )
     np.testing.assert_allclose(together, singly, atol=2e-6)
     texts = ["dog", "a photo of a dog", "", "a very long text about a dog that never ends " * 2]
     together = model.encode_text(texts, normalize=True)
@@ -109,7 +118,9 @@ def test_tiny_agrees_with_openai(oracles, photos):
     # Words that tiny knows: with unknown ones the features say little.
     texts = ["dog", "a photo of a cat.", "the bridge", "two red cars", "lion", "teapot"]
     expected = oracles.reference_text_features(reference, oracles.tokenize(texts)).unit
-    oracles.check_parity(model.encode_text(texts, normalize=True), expected, tolerance=TOLERANCE, what="tiny, texts")
+    oracles.check_parity(
+        model.encode_text(texts, normalize=True), expected, tolerance=TOLERANCE, what="tiny, texts"
+    )
 
 
 def test_tiny_classifies_photographs_as_openai_does(oracles, clip_data):
@@ -130,7 +141,10 @@ def test_tiny_classifies_photographs_as_openai_does(oracles, clip_data):
 
     weights, metadata = oracles.load_float32(model.path)
     reference = oracles.build_reference(weights, metadata["activation"])
-    mean, std = (np.array(value, np.float32)[:, None, None] for value in (model.config.image_mean, model.config.image_std))
+    mean, std = (
+        np.array(value, np.float32)[:, None, None]
+        for value in (model.config.image_mean, model.config.image_std)
+    )
     pixels = []
     for path in paths:
         with Image.open(path) as picture:
@@ -148,9 +162,11 @@ def test_tiny_classifies_photographs_as_openai_does(oracles, clip_data):
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     for i in differing:
-        # Pillow and stb decode a JPEG with differences of a level or two, so near-ties may turn.
+        # Only where two labels are as good as equal.
         ours = probabilities[i, classes.index(predictions[i].label)]
-        assert probabilities[i].max() - ours < 1e-4, f"{paths[i].name}: {predictions[i]} against {classes[best[i]]}"
+        assert probabilities[i].max() - ours < 1e-4, (
+            f"{paths[i].name}: {predictions[i]} against {classes[best[i]]}"
+        )
     correct = np.mean([prediction.label == row["label"] for prediction, row in zip(predictions, rows)])
-    print(f"top-1 {100 * correct:.1f} %, {len(differing)} of {len(rows)} answers differ from the reference (ties)")
+    print(f"top-1 {100 * correct:.1f} %, {len(differing)} of {len(rows)} answers differ from the reference")
     assert 0.30 < correct < 0.42

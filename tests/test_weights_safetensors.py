@@ -426,6 +426,7 @@ print(largest, grown, peak() - before)
 """
 
 
+@pytest.mark.memory
 @pytest.mark.parametrize("layout", ["openai", "huggingface"])
 def test_peak_memory_is_one_tensor(tmp_path, layout):
     shapes = vit_shapes(width=768, layers=5, mlp=3072, patch=32, grid=7, embed=512, text={"vocab": 160_000})

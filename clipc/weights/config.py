@@ -143,15 +143,21 @@ class ModelConfig:
 
     def summary(self):
         """One line: name, architecture, sizes, and what the weights alone do not tell with its origin."""
+
+        def known_from(key):
+            return f" ({self.sources[key]})" if key in self.sources else ""
+
         if self.vision == "vit":
-            tower = f"ViT, {self.vision_layers} blocks of width {self.vision_width}, patch {self.vision_patch_size}"
+            tower = f"ViT, {self.vision_layers} blocks of width {self.vision_width}"
+            tower += f", patch {self.vision_patch_size}"
         else:
-            tower = f"ModifiedResNet {'-'.join(map(str, self.vision_layers))} of width {self.vision_width}"
-        origin = lambda key: f" ({self.sources[key]})" if key in self.sources else ""  # noqa: E731
+            layers = "-".join(map(str, self.vision_layers))
+            tower = f"ModifiedResNet {layers} of width {self.vision_width}"
         return (
-            f"{self.name}: {tower}, {self.image_size} x {self.image_size} pixels; text {self.text_layers} blocks of "
-            f"width {self.text_width}; embedding {self.embed_dim}; heads {self.vision_heads}{origin('vision_heads')} and "
-            f"{self.text_heads}{origin('text_heads')}; {self.activation}{origin('activation')}"
+            f"{self.name}: {tower}, {self.image_size} x {self.image_size} pixels; "
+            f"text {self.text_layers} blocks of width {self.text_width}; embedding {self.embed_dim}; "
+            f"heads {self.vision_heads}{known_from('vision_heads')} and "
+            f"{self.text_heads}{known_from('text_heads')}; {self.activation}{known_from('activation')}"
         )
 
 

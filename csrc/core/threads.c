@@ -166,9 +166,14 @@ static void gate_leave(void)
 
 static void run_alone(size_t n_tasks, clipc_task task, void *context)
 {
+    /* A loop inside must not enter the gate again: a fork in between would wait for this loop, and it for
+     * the fork. */
+    const bool outer = inside_loop;
+    inside_loop = true;
     for (size_t i = 0; i < n_tasks; i++) {
         task(context, i);
     }
+    inside_loop = outer;
 }
 
 static void run_on_pool(size_t n_tasks, clipc_task task, void *context)

@@ -1,5 +1,7 @@
 #include "core/workspace.h"
 
+#include <limits.h>
+
 void clipc_workspace_init(clipc_workspace *workspace)
 {
     clipc_arena_init(&workspace->arena);
@@ -17,7 +19,8 @@ clipc_status clipc_workspace_alloc(clipc_workspace *workspace, void **block, siz
 {
     *block = clipc_arena_alloc(&workspace->arena, count, size);
     if (*block == NULL) {
-        return clipc_fail_memory(&workspace->message, (unsigned long long)count * size);
+        const bool fits = size == 0 || count <= ULLONG_MAX / size;
+        return clipc_fail_memory(&workspace->message, fits ? (unsigned long long)count * size : ULLONG_MAX);
     }
     return CLIPC_OK;
 }

@@ -17,15 +17,13 @@
 #define LANES 32
 
 /* e^x: x = k ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7 (truncation error
- * below 1e-8 relative), 2^k by the exponent bits. Clamped where e^x leaves the normal floats; error below
- * 2 units in the last place elsewhere. */
+ * below 1e-8 relative), 2^k by the exponent bits. Error below 2 units in the last place. Where e^x leaves
+ * the normal floats it is 0 or infinity: x / (1 + e^-x) then tends to 0, and masked scores weigh nothing. */
 static inline float KERNEL(exp)(float x)
 {
-    x = x > 88.3f ? 88.3f : x;
-    x = x < -87.3f ? -87.3f : x;
     /* Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits. */
     const float shifted = MULADD(x, 1.44269504f, 12582912.0f);
-    int32_t k;
+    uint32_t k;
     memcpy(&k, &shifted, sizeof k);
     const float rounded = shifted - 12582912.0f;
     /* ln 2 in two parts, so that r keeps its low bits. */
@@ -39,15 +37,17 @@ static inline float KERNEL(exp)(float x)
     p = MULADD(p, r, 0.5f);
     p = MULADD(p, r, 1.0f);
     p = MULADD(p, r, 1.0f);
-    const uint32_t bits = ((uint32_t)k - 0x4B400000u + 127u) << 23;
+    const uint32_t bits = (k - 0x4B400000u + 127u) << 23;
     float scale;
     memcpy(&scale, &bits, sizeof scale);
-    return p * scale;
+    float value = p * scale; /* NaN for NaN, which neither comparison catches */
+    value = x > 88.3f ? INFINITY : value;
+    return x < -87.3f ? 0.0f : value;
 }
 
-/* erf(x) by formula 7.1.26 of Abramowitz & Stegun, "Handbook of Mathematical Functions" (1964);
- * absolute error below 1.5e-7. */
-static inline float KERNEL(erf)(float x)
+/* erfc(|x|) = 1 - erf(|x|) by formula 7.1.26 of Abramowitz & Stegun, "Handbook of Mathematical Functions"
+ * (1964); absolute error below 1.5e-7. */
+static inline float KERNEL(erfc_of_magnitude)(float x)
 {
     const float magnitude = fabsf(x);
     const float t = 1.0f / MULADD(0.3275911f, magnitude, 1.0f);
@@ -56,8 +56,7 @@ static inline float KERNEL(erf)(float x)
     p = MULADD(p, t, 1.421413741f);
     p = MULADD(p, t, -0.284496736f);
     p = MULADD(p, t, 0.254829592f);
-    const float value = 1.0f - p * t * KERNEL(exp)(-magnitude * magnitude);
-    return copysignf(value, x);
+    return p * t * KERNEL(exp)(-magnitude * magnitude);
 }
 
 static inline float KERNEL(quick_gelu)(float x)
@@ -67,7 +66,9 @@ static inline float KERNEL(quick_gelu)(float x)
 
 static inline float KERNEL(gelu)(float x)
 {
-    return 0.5f * x * (1.0f + KERNEL(erf)(x * 0.70710678f));
+    /* (1 + erf(x / sqrt 2)) / 2, without 1 - 1 for negative x: small values keep their digits. */
+    const float tail = 0.5f * KERNEL(erfc_of_magnitude)(x * 0.70710678f);
+    return x * (x < 0.0f ? tail : 1.0f - tail);
 }
 
 static void KERNEL(epilogue)(float *restrict y, const float *restrict bias, const float *restrict residual,
@@ -154,25 +155,33 @@ static void KERNEL(layernorm)(float *out, float *mean_out, float *rstd_out, cons
     }
     const float mean = sum / (float)n;
 
-    /* The second pass subtracts the mean first: sums of squares would cancel for rows far from zero. */
+    /* The second pass subtracts the mean first: sums of squares would cancel for rows far from zero. There
+     * the mean itself is rounded coarsely; `rest` is what it lacks, the mean of the differences. */
+    float squared_lanes[LANES] = {0.0f};
     memset(lanes, 0, sizeof lanes);
     for (i = 0; i + LANES <= n; i += LANES) {
         for (size_t l = 0; l < LANES; l++) {
             const float d = in[i + l] - mean;
-            lanes[l] = MULADD(d, d, lanes[l]);
+            lanes[l] += d;
+            squared_lanes[l] = MULADD(d, d, squared_lanes[l]);
         }
     }
-    float squares = KERNEL(sum_of_lanes)(lanes);
+    float differences = KERNEL(sum_of_lanes)(lanes);
+    float squares = KERNEL(sum_of_lanes)(squared_lanes);
     for (; i < n; i++) {
         const float d = in[i] - mean;
+        differences += d;
         squares = MULADD(d, d, squares);
     }
-    const float rstd = 1.0f / sqrtf(squares / (float)n + eps);
+    const float rest = differences / (float)n;
+    float variance = squares / (float)n - rest * rest;
+    variance = variance < 0.0f ? 0.0f : variance; /* by rounding only; keeps NaN */
+    const float rstd = 1.0f / sqrtf(variance + eps);
     for (i = 0; i < n; i++) {
-        out[i] = MULADD((in[i] - mean) * rstd, weight[i], bias[i]);
+        out[i] = MULADD((in[i] - mean - rest) * rstd, weight[i], bias[i]);
     }
     if (mean_out != NULL) {
-        *mean_out = mean;
+        *mean_out = mean + rest;
     }
     if (rstd_out != NULL) {
         *rstd_out = rstd;

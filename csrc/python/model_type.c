@@ -115,6 +115,52 @@ static int config_from_dict(PyObject *config, clipc_config *out)
 
 /* ---- loading --------------------------------------------------------------------------------------- */
 
+clipc_status clipc_view_array(clipc_tensor_view *view, PyArrayObject **array, PyObject *object, const char *name,
+                              clipc_message *message)
+{
+    *array = NULL;
+    if (!PyArray_Check(object)) {
+        PyErr_Format(PyExc_TypeError, "%s: expected a NumPy array, got %s", name, Py_TYPE(object)->tp_name);
+        return CLIPC_ERROR_TYPE;
+    }
+    PyArrayObject *found = (PyArrayObject *)object;
+    switch (PyArray_TYPE(found)) {
+    case NPY_FLOAT32:
+        view->dtype = CLIPC_FLOAT32;
+        break;
+    case NPY_FLOAT16:
+        view->dtype = CLIPC_FLOAT16;
+        break;
+    case NPY_UINT16: /* NumPy has no bfloat16; its bits come as integers */
+        view->dtype = CLIPC_BFLOAT16;
+        break;
+    default: {
+        PyObject *text = PyObject_Str((PyObject *)PyArray_DESCR(found));
+        const char *dtype = text ? PyUnicode_AsUTF8(text) : NULL;
+        const clipc_status status = clipc_fail(message, CLIPC_ERROR_WEIGHTS,
+                                               "%s: expected float32, float16 or bfloat16, got %s", name,
+                                               dtype ? dtype : "another dtype");
+        PyErr_Clear();
+        Py_XDECREF(text);
+        return status;
+    }
+    }
+    view->rank = PyArray_NDIM(found);
+    if (view->rank > CLIPC_MAX_RANK) {
+        return clipc_fail(message, CLIPC_ERROR_WEIGHTS, "%s: expected at most %d dimensions, got %d", name, CLIPC_MAX_RANK,
+                          view->rank);
+    }
+    for (int i = 0; i < view->rank; i++) {
+        view->shape[i] = (size_t)PyArray_DIM(found, i);
+    }
+    *array = (PyArrayObject *)PyArray_FROM_OF(object, NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED | NPY_ARRAY_NOTSWAPPED);
+    if (*array == NULL) {
+        return CLIPC_ERROR_MEMORY;
+    }
+    view->data = PyArray_DATA(*array);
+    return CLIPC_OK;
+}
+
 typedef struct {
     PyObject *read;        /* callable: name -> array; borrowed */
     PyArrayObject *tensor; /* what the last view points into; owned */
@@ -132,48 +178,9 @@ static clipc_status fetch_with_gil(python_source *source, const char *name, clip
     if (result == NULL) {
         return CLIPC_ERROR_WEIGHTS;
     }
-    if (!PyArray_Check(result)) {
-        PyErr_Format(PyExc_TypeError, "%s: expected a NumPy array, got %s", name, Py_TYPE(result)->tp_name);
-        Py_DECREF(result);
-        return CLIPC_ERROR_TYPE;
-    }
-    switch (PyArray_TYPE((PyArrayObject *)result)) {
-    case NPY_FLOAT32:
-        view->dtype = CLIPC_FLOAT32;
-        break;
-    case NPY_FLOAT16:
-        view->dtype = CLIPC_FLOAT16;
-        break;
-    case NPY_UINT16: /* NumPy has no bfloat16; its bits come as integers */
-        view->dtype = CLIPC_BFLOAT16;
-        break;
-    default: {
-        PyObject *text = PyObject_Str((PyObject *)PyArray_DESCR((PyArrayObject *)result));
-        const char *dtype = text ? PyUnicode_AsUTF8(text) : NULL;
-        const clipc_status status = clipc_fail(message, CLIPC_ERROR_WEIGHTS,
-                                               "%s: expected float32, float16 or bfloat16, got %s", name,
-                                               dtype ? dtype : "another dtype");
-        PyErr_Clear();
-        Py_XDECREF(text);
-        Py_DECREF(result);
-        return status;
-    }
-    }
-    source->tensor = (PyArrayObject *)PyArray_FROM_OF(result, NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED | NPY_ARRAY_NOTSWAPPED);
+    const clipc_status status = clipc_view_array(view, &source->tensor, result, name, message);
     Py_DECREF(result);
-    if (source->tensor == NULL) {
-        return CLIPC_ERROR_MEMORY;
-    }
-    view->rank = PyArray_NDIM(source->tensor);
-    if (view->rank > CLIPC_MAX_RANK) {
-        return clipc_fail(message, CLIPC_ERROR_WEIGHTS, "%s: expected at most %d dimensions, got %d", name, CLIPC_MAX_RANK,
-                          view->rank);
-    }
-    for (int i = 0; i < view->rank; i++) {
-        view->shape[i] = (size_t)PyArray_DIM(source->tensor, i);
-    }
-    view->data = PyArray_DATA(source->tensor);
-    return CLIPC_OK;
+    return status;
 }
 
 static clipc_status fetch(void *context, const char *name, clipc_tensor_view *view, clipc_message *message)

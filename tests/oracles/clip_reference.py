@@ -33,7 +33,7 @@ class Features(NamedTuple):
     raw: np.ndarray
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def clip_module(file):
     """Import one file of `clip-anytorch` without its package.
 
@@ -190,7 +190,7 @@ def _features(raw):
     return Features(unit.float().numpy(), raw.float().numpy())
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def reference_tokenizer():
     """OpenAI's `SimpleTokenizer`."""
     return clip_module("simple_tokenizer").SimpleTokenizer()

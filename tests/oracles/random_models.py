@@ -128,7 +128,7 @@ def _random_tensor(name, shape, rng):
         branch = 0.5 if module.endswith("bn3") and ".layer" in module else 1.0
         return rng.uniform(0.5 * branch, 1.5 * branch, shape).astype(np.float32)
     fan_in = math.prod(shape[1:])
-    rectified = len(shape) == 4 and name != "visual.conv1.weight" or module.endswith("mlp.c_proj")
+    rectified = (len(shape) == 4 and name != "visual.conv1.weight") or module.endswith("mlp.c_proj")
     return normal((2 / fan_in if rectified else 1 / fan_in) ** 0.5)
 
 
