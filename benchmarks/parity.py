@@ -55,8 +55,8 @@ TOKENIZER_TEXTS = (
 TINY_TEXTS = ("dog", "a photo of a cat.", "the bridge", "two red cars", "lion", "teapot")
 
 SIZES = (
-    (1, 1), (1, 7), (2, 1), (5, 3), (1, 400), (63, 64), (64, 64), (65, 63), (223, 224), (224, 300), (225, 225),
-    (227, 231), (333, 97), (480, 640), (640, 480), (1000, 300), (1080, 1920),
+    (1, 1), (1, 7), (2, 1), (5, 3), (1, 400), (63, 64), (64, 64), (65, 63), (223, 224), (224, 300),
+    (225, 225), (227, 231), (333, 97), (480, 640), (640, 480), (1000, 300), (1080, 1920),
 )  # fmt: skip
 
 
@@ -177,16 +177,33 @@ def compare_resize():
         yield Line("the same, normalised", "NumPy, float32", figure, "0", largest == 0)
 
 
-def jpeg_line(what, files):
-    """The worst mean and the worst single difference of decoded files."""
-    worst_mean, worst = 0.0, 0
+def decode(data):
+    """The core's own decoding, or None. `image.to_rgb` would leave that file to Pillow: the oracle itself."""
+    return _core.decode_image(data, image.DEFAULT_MAX_PIXELS)
+
+
+def jpeg_line(what, files, may_decline=False):
+    """The worst mean and the worst single difference of the files that the core decodes.
+
+    Files that it leaves to Pillow prove nothing. They are counted, and allowed only among files that were not
+    made for this comparison (`may_decline`), where some may be of a rare variant.
+    """
+    worst_mean, worst, declined = 0.0, 0, 0
     for data in files:
+        found = decode(data)
+        if found is None:
+            declined += 1
+            continue
         expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
-        difference = np.abs(image.to_rgb(data).astype(int) - expected)
+        difference = np.abs(found.astype(int) - expected)
         worst_mean, worst = max(worst_mean, difference.mean()), max(worst, difference.max())
-    return Line(f"{what}, {len(files)} files", f"Pillow {Image.__version__}",
-                f"worst mean {worst_mean:.3f}, max {worst} levels", f"<= {JPEG_MEAN}, <= {JPEG_MAX}",
-                worst_mean <= JPEG_MEAN and worst <= JPEG_MAX)
+    compared = len(files) - declined
+    figure = f"worst mean {worst_mean:.3f}, max {worst} levels"
+    if declined:
+        figure += f", {declined} declined"
+    ok = compared > 0 and (may_decline or not declined) and worst_mean <= JPEG_MEAN and worst <= JPEG_MAX
+    limit = f"<= {JPEG_MEAN}, <= {JPEG_MAX}"
+    return Line(f"{what}, {compared} files", f"Pillow {Image.__version__}", figure, limit, ok)
 
 
 def compare_decoding():
@@ -194,7 +211,8 @@ def compare_decoding():
     files = [image_files.random_png(colour, depth, height, width, interlaced=interlaced)
              for colour, depth in image_files.KINDS for interlaced in (False, True)
              for height, width in ((1, 1), (17, 23), (64, 65))]
-    wrong = sum(not np.array_equal(image.to_rgb(data), image_files.pillow_rgb(data)) for data in files)
+    # None, a file that the core declines, equals no array.
+    wrong = sum(not np.array_equal(decode(data), image_files.pillow_rgb(data)) for data in files)
     yield Line(
         f"PNG, {len(files)} files of all kinds", f"Pillow {Image.__version__}", f"{wrong} files differ", "0",
         wrong == 0,
@@ -211,7 +229,7 @@ def compare_decoding():
         if paths:
             # A sample over the whole folder.
             chosen = paths[:: max(1, len(paths) // 100)]
-            yield jpeg_line(f"JPEG, {folder.name}", [path.read_bytes() for path in chosen])
+            yield jpeg_line(f"JPEG, {folder.name}", [path.read_bytes() for path in chosen], may_decline=True)
 
 
 def main():

@@ -8,7 +8,7 @@
 #define CHUNK_BYTES ((size_t)1 << 20)
 
 /* Chunks from this size on come from the system directly: malloc would keep what a large batch needed, 130 MB
- * for 32 images, in the process after it is freed. It may keep smaller ones, which saves the next call some page
+ * for 32 images, in the process after it is freed. It may keep smaller ones, which saves the next call page
  * faults. */
 #define MAPPED_CHUNK_BYTES ((size_t)8 << 20)
 
