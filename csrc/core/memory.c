@@ -7,8 +7,9 @@
 
 #define CHUNK_BYTES ((size_t)1 << 20)
 
-/* Chunks from this size on come from the system directly: malloc would keep what a large batch needed, 130 MB for
- * 32 images, in the process after it is freed. It may keep smaller ones; that saves page faults in the next call. */
+/* Chunks from this size on come from the system directly: malloc would keep what a large batch needed, 130 MB
+ * for 32 images, in the process after it is freed. It may keep smaller ones, which saves the next call page
+ * faults. */
 #define MAPPED_CHUNK_BYTES ((size_t)8 << 20)
 
 struct clipc_arena_chunk {
