@@ -15,8 +15,9 @@ clipc_isa clipc_isa_detect(void)
     if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))) {
         return CLIPC_ISA_GENERIC;
     }
-    if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))) {
+    if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+          __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+          __builtin_cpu_supports("avx512vl"))) {
         return CLIPC_ISA_AVX2;
     }
     if (!__builtin_cpu_supports("avx512vnni")) {
@@ -43,8 +44,8 @@ clipc_status clipc_isa_select(const char *cap, clipc_message *message)
             continue;
         }
         if ((clipc_isa)i > detected) {
-            return clipc_fail(message, CLIPC_ERROR_VALUE, "CLIPC_ISA=%s: this processor supports at most %s", cap,
-                              isa_names[detected]);
+            return clipc_fail(message, CLIPC_ERROR_VALUE, "CLIPC_ISA=%s: this processor supports at most %s",
+                              cap, isa_names[detected]);
         }
         selected_isa = (clipc_isa)i;
         return CLIPC_OK;

@@ -7,8 +7,8 @@
 /* Ordered: each level includes those before it. */
 typedef enum {
     CLIPC_ISA_GENERIC = 0,
-    CLIPC_ISA_AVX2,       /* AVX2 and FMA */
-    CLIPC_ISA_AVX512,     /* F, BW, CD, DQ, VL */
+    CLIPC_ISA_AVX2,   /* AVX2 and FMA */
+    CLIPC_ISA_AVX512, /* F, BW, CD, DQ, VL */
     CLIPC_ISA_AVX512VNNI,
     CLIPC_ISA_AVX512BF16
 } clipc_isa;

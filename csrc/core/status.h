@@ -23,13 +23,15 @@ typedef struct {
 } clipc_message;
 
 #if defined(__GNUC__)
-#define CLIPC_PRINTF(format_index, first_argument) __attribute__((format(printf, format_index, first_argument)))
+#define CLIPC_PRINTF(format_index, first_argument) \
+    __attribute__((format(printf, format_index, first_argument)))
 #else
 #define CLIPC_PRINTF(format_index, first_argument)
 #endif
 
 /* Writes the sentence into `message` (may be NULL) and returns `status`. */
-clipc_status clipc_fail(clipc_message *message, clipc_status status, const char *format, ...) CLIPC_PRINTF(3, 4);
+clipc_status clipc_fail(clipc_message *message, clipc_status status, const char *format, ...)
+    CLIPC_PRINTF(3, 4);
 
 /* The same for a failed allocation of `bytes` bytes. */
 clipc_status clipc_fail_memory(clipc_message *message, unsigned long long bytes);

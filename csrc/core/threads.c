@@ -27,15 +27,16 @@ static struct {
     pthread_cond_t wake;  /* workers wait here for a job */
     pthread_cond_t idle;  /* the caller waits here until no worker is in its job */
     pthread_t workers[CLIPC_MAX_THREADS - 1];
-    int n_workers;  /* running */
-    int n_in_job;   /* workers that have seen the current job and not yet left it */
-    bool stopping;  /* workers leave when they see it */
+    int n_workers; /* running */
+    int n_in_job;  /* workers that have seen the current job and not yet left it */
+    bool stopping; /* workers leave when they see it */
     loop_job job;
-    atomic_uint generation;   /* changes when a job is posted */
-    atomic_bool job_open;     /* workers may still join the current job */
+    atomic_uint generation; /* changes when a job is posted */
+    atomic_bool job_open;   /* workers may still join the current job */
     atomic_size_t next_task;
-    atomic_int n_threads;     /* wanted, the caller included */
-} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .idle = PTHREAD_COND_INITIALIZER};
+    atomic_int n_threads; /* wanted, the caller included */
+} pool = {
+    .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .idle = PTHREAD_COND_INITIALIZER};
 
 /* Held by the caller whose loop runs on the pool. */
 static pthread_mutex_t pool_user = PTHREAD_MUTEX_INITIALIZER;
@@ -84,7 +85,9 @@ static void *worker_main(void *unused)
     for (;;) {
         while (!pool.stopping && !(atomic_load(&pool.job_open) && atomic_load(&pool.generation) != seen)) {
             pthread_mutex_unlock(&pool.lock);
-            for (int i = 0; i < SPIN_ROUNDS && atomic_load_explicit(&pool.generation, memory_order_relaxed) == seen; i++) {
+            for (int i = 0;
+                 i < SPIN_ROUNDS && atomic_load_explicit(&pool.generation, memory_order_relaxed) == seen;
+                 i++) {
                 spin_pause();
             }
             pthread_mutex_lock(&pool.lock);
@@ -232,7 +235,8 @@ int clipc_get_num_threads(void)
 clipc_status clipc_set_num_threads(int n, clipc_message *message)
 {
     if (n < 1 || n > CLIPC_MAX_THREADS) {
-        return clipc_fail(message, CLIPC_ERROR_VALUE, "number of threads: expected 1 to %d, got %d", CLIPC_MAX_THREADS, n);
+        return clipc_fail(message, CLIPC_ERROR_VALUE, "number of threads: expected 1 to %d, got %d",
+                          CLIPC_MAX_THREADS, n);
     }
     gate_enter(); /* a fork meanwhile would lose the workers that are being joined */
     pthread_mutex_lock(&pool_user);

@@ -26,12 +26,12 @@ clipc_status clipc_workspace_floats(clipc_workspace *workspace, float **block, s
 clipc_status clipc_workspace_poll(clipc_workspace *workspace);
 
 /* Leaves a function that returns clipc_status as soon as a step fails. */
-#define CLIPC_TRY(step)                                                                                               \
-    do {                                                                                                               \
-        clipc_status clipc_try_status = (step);                                                                        \
-        if (clipc_try_status != CLIPC_OK) {                                                                            \
-            return clipc_try_status;                                                                                   \
-        }                                                                                                              \
+#define CLIPC_TRY(step)                         \
+    do {                                        \
+        clipc_status clipc_try_status = (step); \
+        if (clipc_try_status != CLIPC_OK) {     \
+            return clipc_try_status;            \
+        }                                       \
     } while (0)
 
 #endif

@@ -40,13 +40,12 @@ static inline unsigned char clamp_to_byte(int value)
     return (unsigned char)(value < 0 ? 0 : value > 255 ? 255 : value);
 }
 
-/* The eight-point inverse DCT of each column of x, times sqrt(8), in integers with 13 fractional bits, rounded
- * to `shift` bits less:
- *   y[i] = sum over k of x[k] * c(k) * cos((2 i + 1) k pi / 16),  c(0) = 1, else sqrt(2)
- * The even rows of x give a part that is the same in y[i] and y[7 - i], the odd ones a part that differs in
- * sign. The constants are those to which libjpeg's "slow integer" method expands (Loeffler, Ligtenberg & Moschytz,
- * ICASSP 1989): its factors were rounded one by one, so some of the products below are one off.
- * x, y: [8, 8]; for |x| < 2^15 no sum overflows. */
+/* The eight-point inverse DCT of each column of x, times sqrt(8), in integers with 13 fractional bits,
+ * rounded to `shift` bits less: y[i] = sum over k of x[k] * c(k) * cos((2 i + 1) k pi / 16),  c(0) = 1, else
+ * sqrt(2) The even rows of x give a part that is the same in y[i] and y[7 - i], the odd ones a part that
+ * differs in sign. The constants are those to which libjpeg's "slow integer" method expands (Loeffler,
+ * Ligtenberg & Moschytz, ICASSP 1989): its factors were rounded one by one, so some of the products below are
+ * one off. x, y: [8, 8]; for |x| < 2^15 no sum overflows. */
 static void inverse_dct_columns(int *restrict y, const int *restrict x, int shift)
 {
     const int half = 1 << (shift - 1);
@@ -79,7 +78,8 @@ static void transpose(int *restrict y, const int *restrict x)
     }
 }
 
-/* A block of pixels from its dequantised coefficients    coefficients: [8, 8], out: 8 rows of 8, `stride` apart */
+/* A block of pixels from its dequantised coefficients    coefficients: [8, 8], out: 8 rows of 8, `stride`
+ * apart */
 static void stbi__idct_block(unsigned char *out, int stride, short coefficients[64])
 {
     int x[64], y[64];

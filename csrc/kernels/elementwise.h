@@ -16,15 +16,16 @@ typedef struct {
     const char *name;
 
     /* y = activation(y + bias + residual)   y: [n]; bias, residual: [n] or NULL */
-    void (*epilogue)(float *y, const float *bias, const float *residual, clipc_activation activation, size_t n);
+    void (*epilogue)(float *y, const float *bias, const float *residual, clipc_activation activation,
+                     size_t n);
 
     /* x = exp(x - max x) / sum exp(x - max x)   x: [n], n >= 1 */
     void (*softmax)(float *x, size_t n);
 
     /* out = (in - mean) * rstd * weight + bias, rstd = 1 / sqrt(variance + eps), variance over n
      * out, in, weight, bias: [n]; mean, rstd: [1] or NULL, kept for the backward pass */
-    void (*layernorm)(float *out, float *mean, float *rstd, const float *in, const float *weight, const float *bias,
-                      float eps, size_t n);
+    void (*layernorm)(float *out, float *mean, float *rstd, const float *in, const float *weight,
+                      const float *bias, float eps, size_t n);
 } clipc_elementwise_kernels;
 
 const clipc_elementwise_kernels *clipc_elementwise(void);

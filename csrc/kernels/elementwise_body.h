@@ -139,8 +139,8 @@ static void KERNEL(softmax)(float *x, size_t n)
     }
 }
 
-static void KERNEL(layernorm)(float *out, float *mean_out, float *rstd_out, const float *in, const float *weight,
-                              const float *bias, float eps, size_t n)
+static void KERNEL(layernorm)(float *out, float *mean_out, float *rstd_out, const float *in,
+                              const float *weight, const float *bias, float eps, size_t n)
 {
     float lanes[LANES] = {0.0f};
     size_t i = 0;

@@ -20,7 +20,8 @@ void scipy_openblas_set_num_threads(int n);
 /* Products below this many multiplications are not worth waking another thread. */
 #define PARALLEL_THRESHOLD 200000
 
-clipc_status clipc_pack_matrix(clipc_packed_matrix *matrix, const float *w, size_t n, size_t k, clipc_message *message)
+clipc_status clipc_pack_matrix(clipc_packed_matrix *matrix, const float *w, size_t n, size_t k,
+                               clipc_message *message)
 {
     matrix->n = n;
     matrix->k = k;
@@ -76,10 +77,9 @@ static void gemm_task(void *context, size_t index)
     const clipc_epilogue *epilogue = job->epilogue;
     float *y = job->y + row0 * job->ldy + col0;
     const bool accumulate = epilogue != NULL && epilogue->residual == job->y;
-    BLAS(cblas_sgemm)
-    (CblasRowMajor, CblasNoTrans, CblasTrans, (int)(row1 - row0), (int)(col1 - col0), (int)k, 1.0f,
-     job->x + row0 * job->ldx, (int)job->ldx, job->w->panels + col0 * k, (int)k, accumulate ? 1.0f : 0.0f, y,
-     (int)job->ldy);
+    BLAS(cblas_sgemm)(CblasRowMajor, CblasNoTrans, CblasTrans, (int)(row1 - row0), (int)(col1 - col0), (int)k,
+                      1.0f, job->x + row0 * job->ldx, (int)job->ldx, job->w->panels + col0 * k, (int)k,
+                      accumulate ? 1.0f : 0.0f, y, (int)job->ldy);
     if (epilogue == NULL) {
         return;
     }
@@ -87,13 +87,13 @@ static void gemm_task(void *context, size_t index)
     const clipc_elementwise_kernels *kernels = clipc_elementwise();
     for (size_t row = row0; row < row1; row++) {
         kernels->epilogue(job->y + row * job->ldy + col0, epilogue->bias ? epilogue->bias + col0 : NULL,
-                          residual ? residual + row * epilogue->ld_residual + col0 : NULL, epilogue->activation,
-                          col1 - col0);
+                          residual ? residual + row * epilogue->ld_residual + col0 : NULL,
+                          epilogue->activation, col1 - col0);
     }
 }
 
-void clipc_gemm_forward(float *y, size_t ldy, const float *x, size_t ldx, const clipc_packed_matrix *w, size_t m,
-                        const clipc_epilogue *epilogue)
+void clipc_gemm_forward(float *y, size_t ldy, const float *x, size_t ldx, const clipc_packed_matrix *w,
+                        size_t m, const clipc_epilogue *epilogue)
 {
     gemm_job job = {y, ldy, x, ldx, w, m, epilogue, 1, false};
     if ((double)m * (double)w->n * (double)w->k >= PARALLEL_THRESHOLD) {
@@ -105,32 +105,30 @@ void clipc_gemm_forward(float *y, size_t ldy, const float *x, size_t ldx, const 
     clipc_parallel_for(job.n_tasks, gemm_task, &job);
 }
 
-void clipc_gemm_rows_transposed(float *y, size_t ldy, const float *x, size_t ldx, const clipc_packed_matrix *w,
-                                size_t row0, size_t rows, size_t m)
+void clipc_gemm_rows_transposed(float *y, size_t ldy, const float *x, size_t ldx,
+                                const clipc_packed_matrix *w, size_t row0, size_t rows, size_t m)
 {
     clipc_gemm_ab(y, ldy, x, ldx, w->panels + row0 * w->k, w->k, m, w->k, rows);
 }
 
-void clipc_gemm_rows(float *y, size_t ldy, const float *x, size_t ldx, const clipc_packed_matrix *w, size_t row0,
-                     size_t rows, size_t m)
+void clipc_gemm_rows(float *y, size_t ldy, const float *x, size_t ldx, const clipc_packed_matrix *w,
+                     size_t row0, size_t rows, size_t m)
 {
     clipc_gemm_abt(y, ldy, x, ldx, w->panels + row0 * w->k, w->k, m, rows, w->k, 1.0f);
 }
 
-void clipc_gemm_abt(float *c, size_t ldc, const float *a, size_t lda, const float *b, size_t ldb, size_t m, size_t n,
-                    size_t k, float alpha)
+void clipc_gemm_abt(float *c, size_t ldc, const float *a, size_t lda, const float *b, size_t ldb, size_t m,
+                    size_t n, size_t k, float alpha)
 {
-    BLAS(cblas_sgemm)
-    (CblasRowMajor, CblasNoTrans, CblasTrans, (int)m, (int)n, (int)k, alpha, a, (int)lda, b, (int)ldb, 0.0f, c,
-     (int)ldc);
+    BLAS(cblas_sgemm)(CblasRowMajor, CblasNoTrans, CblasTrans, (int)m, (int)n, (int)k, alpha, a, (int)lda, b,
+                      (int)ldb, 0.0f, c, (int)ldc);
 }
 
-void clipc_gemm_ab(float *c, size_t ldc, const float *a, size_t lda, const float *b, size_t ldb, size_t m, size_t n,
-                   size_t k)
+void clipc_gemm_ab(float *c, size_t ldc, const float *a, size_t lda, const float *b, size_t ldb, size_t m,
+                   size_t n, size_t k)
 {
-    BLAS(cblas_sgemm)
-    (CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)m, (int)n, (int)k, 1.0f, a, (int)lda, b, (int)ldb, 0.0f, c,
-     (int)ldc);
+    BLAS(cblas_sgemm)(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)m, (int)n, (int)k, 1.0f, a, (int)lda, b,
+                      (int)ldb, 0.0f, c, (int)ldc);
 }
 
 void clipc_gemm_init(void)

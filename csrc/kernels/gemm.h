@@ -23,7 +23,8 @@ typedef struct {
 } clipc_packed_matrix;
 
 /* Packs w: [n, k] (a copy is made; `matrix` is freed with clipc_packed_matrix_free). */
-clipc_status clipc_pack_matrix(clipc_packed_matrix *matrix, const float *w, size_t n, size_t k, clipc_message *message);
+clipc_status clipc_pack_matrix(clipc_packed_matrix *matrix, const float *w, size_t n, size_t k,
+                               clipc_message *message);
 void clipc_packed_matrix_free(clipc_packed_matrix *matrix);
 
 /* What happens to a tile of y while it is still in cache: y = activation(y + bias + residual). */
@@ -36,25 +37,25 @@ typedef struct {
 
 /* y = epilogue(x @ W^T)   x: [M, K] with row stride ldx, y: [M, N] with row stride ldy
  * Split over the thread pool. `epilogue` may be NULL. When the residual is y itself, y is added to. */
-void clipc_gemm_forward(float *y, size_t ldy, const float *x, size_t ldx, const clipc_packed_matrix *w, size_t m,
-                        const clipc_epilogue *epilogue);
+void clipc_gemm_forward(float *y, size_t ldy, const float *x, size_t ldx, const clipc_packed_matrix *w,
+                        size_t m, const clipc_epilogue *epilogue);
 
 /* y = x @ W[row0 : row0 + rows]   x: [M, rows] with stride ldx, y: [M, K] with stride ldy
  * One thread. The product with a block of rows of W from the other side: one head of an attention. */
-void clipc_gemm_rows_transposed(float *y, size_t ldy, const float *x, size_t ldx, const clipc_packed_matrix *w,
-                                size_t row0, size_t rows, size_t m);
+void clipc_gemm_rows_transposed(float *y, size_t ldy, const float *x, size_t ldx,
+                                const clipc_packed_matrix *w, size_t row0, size_t rows, size_t m);
 
 /* y = x @ W[row0 : row0 + rows]^T   x: [M, K] with stride ldx, y: [M, rows] with stride ldy.  One thread. */
-void clipc_gemm_rows(float *y, size_t ldy, const float *x, size_t ldx, const clipc_packed_matrix *w, size_t row0,
-                     size_t rows, size_t m);
+void clipc_gemm_rows(float *y, size_t ldy, const float *x, size_t ldx, const clipc_packed_matrix *w,
+                     size_t row0, size_t rows, size_t m);
 
 /* c = alpha * a @ b^T   a: [M, K], b: [N, K], c: [M, N] with their strides.  One thread, activations only. */
-void clipc_gemm_abt(float *c, size_t ldc, const float *a, size_t lda, const float *b, size_t ldb, size_t m, size_t n,
-                    size_t k, float alpha);
+void clipc_gemm_abt(float *c, size_t ldc, const float *a, size_t lda, const float *b, size_t ldb, size_t m,
+                    size_t n, size_t k, float alpha);
 
 /* c = a @ b             a: [M, K], b: [K, N], c: [M, N] with their strides.  One thread, activations only. */
-void clipc_gemm_ab(float *c, size_t ldc, const float *a, size_t lda, const float *b, size_t ldb, size_t m, size_t n,
-                   size_t k);
+void clipc_gemm_ab(float *c, size_t ldc, const float *a, size_t lda, const float *b, size_t ldb, size_t m,
+                   size_t n, size_t k);
 
 /* Restricts OpenBLAS to the calling thread (the pool splits the work); once, when the module is loaded. */
 void clipc_gemm_init(void);

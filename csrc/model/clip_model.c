@@ -95,8 +95,8 @@ clipc_status clipc_model_encode_texts(const clipc_model *model, clipc_workspace 
         for (end = begin + 1; end < n && rows + ends[end] + 1 <= max_rows; end++) {
             rows += ends[end] + 1;
         }
-        CLIPC_TRY(clipc_text_transformer_forward(workspace, features + begin * model->config.embed_dim, tokens + begin * l,
-                                                 ends + begin, text, end - begin, l));
+        CLIPC_TRY(clipc_text_transformer_forward(workspace, features + begin * model->config.embed_dim,
+                                                 tokens + begin * l, ends + begin, text, end - begin, l));
     }
     return CLIPC_OK;
 }

@@ -10,8 +10,8 @@
 
 typedef struct {
     clipc_config config;
-    clipc_vision_transformer vit;  /* when config.vision says so */
-    clipc_modified_resnet resnet;  /* else this one */
+    clipc_vision_transformer vit; /* when config.vision says so */
+    clipc_modified_resnet resnet; /* else this one */
     clipc_text_transformer text;
     float logit_scale; /* as stored; logits are exp(logit_scale) * cosine */
 } clipc_model;

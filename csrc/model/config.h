@@ -16,7 +16,7 @@
 typedef enum { CLIPC_VISION_TRANSFORMER = 0, CLIPC_MODIFIED_RESNET } clipc_vision_kind;
 
 typedef struct {
-    size_t embed_dim; /* D */
+    size_t embed_dim;  /* D */
     size_t image_size; /* R */
     clipc_vision_kind vision;
     size_t vision_layers[4];  /* transformer: [0] only; ModifiedResNet: bottlenecks per stage */
@@ -33,7 +33,8 @@ typedef struct {
     clipc_activation activation; /* of the transformers' MLPs */
 } clipc_config;
 
-/* Every size is at least 1, small enough that no product of sizes overflows, and divisible where it must be. */
+/* Every size is at least 1, small enough that no product of sizes overflows, and divisible where it must be.
+ */
 clipc_status clipc_config_check(const clipc_config *config, clipc_message *message);
 
 /* Channels of the ModifiedResNet's last stage, 32 * width. */

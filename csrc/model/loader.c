@@ -63,8 +63,8 @@ static void format_shape(char *text, size_t size, int rank, const size_t *shape)
     }
 }
 
-static clipc_status fetch_checked(clipc_loader *loader, clipc_tensor_view *tensor, const char *prefix, const char *name,
-                                  int rank, const size_t *shape)
+static clipc_status fetch_checked(clipc_loader *loader, clipc_tensor_view *tensor, const char *prefix,
+                                  const char *name, int rank, const size_t *shape)
 {
     char full[NAME_LENGTH];
     snprintf(full, sizeof full, "%s%s", prefix, name);
@@ -79,7 +79,8 @@ static clipc_status fetch_checked(clipc_loader *loader, clipc_tensor_view *tenso
     char expected[100], found[100];
     format_shape(expected, sizeof expected, rank, shape);
     format_shape(found, sizeof found, tensor->rank, tensor->shape);
-    return clipc_fail(loader->message, CLIPC_ERROR_WEIGHTS, "%s: expected [%s], got [%s]", full, expected, found);
+    return clipc_fail(loader->message, CLIPC_ERROR_WEIGHTS, "%s: expected [%s], got [%s]", full, expected,
+                      found);
 }
 
 static size_t count_of(int rank, const size_t *shape)
@@ -100,8 +101,8 @@ static clipc_status new_floats(clipc_loader *loader, float **out, size_t count)
     return CLIPC_OK;
 }
 
-clipc_status clipc_load_floats(clipc_loader *loader, float **out, const char *prefix, const char *name, int rank,
-                               const size_t *shape)
+clipc_status clipc_load_floats(clipc_loader *loader, float **out, const char *prefix, const char *name,
+                               int rank, const size_t *shape)
 {
     clipc_tensor_view tensor;
     const size_t count = count_of(rank, shape);
@@ -112,8 +113,8 @@ clipc_status clipc_load_floats(clipc_loader *loader, float **out, const char *pr
 }
 
 /* A matrix that needs no reordering is packed straight from the source when it is float32 already. */
-static clipc_status load_matrix(clipc_loader *loader, clipc_packed_matrix *matrix, const char *prefix, const char *name,
-                                size_t n, size_t k)
+static clipc_status load_matrix(clipc_loader *loader, clipc_packed_matrix *matrix, const char *prefix,
+                                const char *name, size_t n, size_t k)
 {
     clipc_tensor_view tensor;
     const size_t shape[2] = {n, k};
@@ -129,7 +130,8 @@ static clipc_status load_matrix(clipc_loader *loader, clipc_packed_matrix *matri
     return status;
 }
 
-clipc_status clipc_load_linear(clipc_loader *loader, clipc_linear *linear, const char *prefix, size_t oc, size_t c)
+clipc_status clipc_load_linear(clipc_loader *loader, clipc_linear *linear, const char *prefix, size_t oc,
+                               size_t c)
 {
     CLIPC_TRY(load_matrix(loader, &linear->weight, prefix, "weight", oc, c));
     return clipc_load_floats(loader, &linear->bias, prefix, "bias", 1, &oc);
@@ -142,7 +144,8 @@ clipc_status clipc_load_in_proj(clipc_loader *loader, clipc_linear *linear, cons
     return clipc_load_floats(loader, &linear->bias, prefix, "in_proj_bias", 1, &oc);
 }
 
-clipc_status clipc_load_projection(clipc_loader *loader, clipc_linear *linear, const char *name, size_t c, size_t d)
+clipc_status clipc_load_projection(clipc_loader *loader, clipc_linear *linear, const char *name, size_t c,
+                                   size_t d)
 {
     const size_t shape[2] = {c, d};
     float *projection = NULL, *transposed = NULL;
@@ -163,7 +166,8 @@ clipc_status clipc_load_projection(clipc_loader *loader, clipc_linear *linear, c
     return status;
 }
 
-clipc_status clipc_load_layernorm(clipc_loader *loader, clipc_layernorm *layernorm, const char *prefix, size_t c)
+clipc_status clipc_load_layernorm(clipc_loader *loader, clipc_layernorm *layernorm, const char *prefix,
+                                  size_t c)
 {
     layernorm->c = c;
     CLIPC_TRY(clipc_load_floats(loader, &layernorm->weight, prefix, "weight", 1, &c));
@@ -174,7 +178,8 @@ typedef struct {
     float *gamma, *beta, *mean, *variance; /* [OC] each */
 } batchnorm_statistics;
 
-static clipc_status load_batchnorm(clipc_loader *loader, batchnorm_statistics *bn, const char *prefix, size_t oc)
+static clipc_status load_batchnorm(clipc_loader *loader, batchnorm_statistics *bn, const char *prefix,
+                                   size_t oc)
 {
     CLIPC_TRY(clipc_load_floats(loader, &bn->gamma, prefix, "weight", 1, &oc));
     CLIPC_TRY(clipc_load_floats(loader, &bn->beta, prefix, "bias", 1, &oc));
@@ -182,15 +187,16 @@ static clipc_status load_batchnorm(clipc_loader *loader, batchnorm_statistics *b
     CLIPC_TRY(clipc_load_floats(loader, &bn->variance, prefix, "running_var", 1, &oc));
     for (size_t i = 0; i < oc; i++) {
         if (!(bn->variance[i] + BATCHNORM_EPS > 0.0f)) {
-            return clipc_fail(loader->message, CLIPC_ERROR_WEIGHTS, "%srunning_var: expected positive values, got %g", prefix,
+            return clipc_fail(loader->message, CLIPC_ERROR_WEIGHTS,
+                              "%srunning_var: expected positive values, got %g", prefix,
                               (double)bn->variance[i]);
         }
     }
     return CLIPC_OK;
 }
 
-static clipc_status load_conv_batchnorm(clipc_loader *loader, clipc_conv2d *layer, batchnorm_statistics *bn, float **raw,
-                                        float **folded, const char *conv, const char *batchnorm)
+static clipc_status load_conv_batchnorm(clipc_loader *loader, clipc_conv2d *layer, batchnorm_statistics *bn,
+                                        float **raw, float **folded, const char *conv, const char *batchnorm)
 {
     const size_t oc = layer->oc, ic = layer->ic, kk = layer->kernel * layer->kernel;
     const size_t shape[4] = {oc, ic, layer->kernel, layer->kernel};
@@ -210,7 +216,8 @@ static clipc_status load_conv_batchnorm(clipc_loader *loader, clipc_conv2d *laye
     return clipc_pack_matrix(&layer->weight, *folded, oc, kk * ic, loader->message);
 }
 
-clipc_status clipc_load_conv_batchnorm(clipc_loader *loader, clipc_conv2d *layer, const char *conv, const char *batchnorm)
+clipc_status clipc_load_conv_batchnorm(clipc_loader *loader, clipc_conv2d *layer, const char *conv,
+                                       const char *batchnorm)
 {
     batchnorm_statistics bn = {NULL, NULL, NULL, NULL};
     float *raw = NULL, *folded = NULL;

@@ -23,7 +23,8 @@ typedef struct {
 } clipc_tensor_view;
 
 /* Finds the tensor of this name. A failure stops the loading with its status and message. */
-typedef clipc_status (*clipc_fetch)(void *source, const char *name, clipc_tensor_view *tensor, clipc_message *message);
+typedef clipc_status (*clipc_fetch)(void *source, const char *name, clipc_tensor_view *tensor,
+                                    clipc_message *message);
 
 typedef struct {
     clipc_fetch fetch;
@@ -36,24 +37,28 @@ typedef struct {
  * start zeroed; what a failed loader has filled in is freed by the layer's own *_free. */
 
 /* *out: a new aligned array of float32 with the tensor {prefix}{name}, owned by the caller. */
-clipc_status clipc_load_floats(clipc_loader *loader, float **out, const char *prefix, const char *name, int rank,
-                               const size_t *shape);
+clipc_status clipc_load_floats(clipc_loader *loader, float **out, const char *prefix, const char *name,
+                               int rank, const size_t *shape);
 
 /* {prefix}weight: [OC, C], {prefix}bias: [OC] */
-clipc_status clipc_load_linear(clipc_loader *loader, clipc_linear *linear, const char *prefix, size_t oc, size_t c);
+clipc_status clipc_load_linear(clipc_loader *loader, clipc_linear *linear, const char *prefix, size_t oc,
+                               size_t c);
 
 /* {prefix}in_proj_weight: [3C, C], {prefix}in_proj_bias: [3C] */
 clipc_status clipc_load_in_proj(clipc_loader *loader, clipc_linear *linear, const char *prefix, size_t c);
 
 /* The tensor `name`: [C, D], which CLIP applies as x @ projection; packed as its transpose. No bias. */
-clipc_status clipc_load_projection(clipc_loader *loader, clipc_linear *linear, const char *name, size_t c, size_t d);
+clipc_status clipc_load_projection(clipc_loader *loader, clipc_linear *linear, const char *name, size_t c,
+                                   size_t d);
 
-clipc_status clipc_load_layernorm(clipc_loader *loader, clipc_layernorm *layernorm, const char *prefix, size_t c);
+clipc_status clipc_load_layernorm(clipc_loader *loader, clipc_layernorm *layernorm, const char *prefix,
+                                  size_t c);
 
 /* {conv}weight: [OC, IC, K, K] without bias, and the BatchNorm behind it, {batchnorm}weight (gamma), bias
  * (beta), running_mean and running_var, folded into one layer:
  *   W' = W s,  b' = beta - mean s,  s = gamma / sqrt(variance + 1e-5)
  * The sizes in `layer` are set by the caller. */
-clipc_status clipc_load_conv_batchnorm(clipc_loader *loader, clipc_conv2d *layer, const char *conv, const char *batchnorm);
+clipc_status clipc_load_conv_batchnorm(clipc_loader *loader, clipc_conv2d *layer, const char *conv,
+                                       const char *batchnorm);
 
 #endif

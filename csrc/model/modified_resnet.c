@@ -13,12 +13,12 @@ static clipc_conv2d new_conv(size_t ic, size_t oc, size_t kernel, size_t stride)
     return (clipc_conv2d){.ic = ic, .oc = oc, .kernel = kernel, .stride = stride, .padding = kernel / 2};
 }
 
-static clipc_status load_bottleneck(clipc_bottleneck *block, clipc_loader *loader, const char *prefix, size_t ic,
-                                    size_t planes, size_t stride)
+static clipc_status load_bottleneck(clipc_bottleneck *block, clipc_loader *loader, const char *prefix,
+                                    size_t ic, size_t planes, size_t stride)
 {
     char conv[100], batchnorm[100];
-#define NAMES(conv_name, batchnorm_name)                                                                               \
-    (snprintf(conv, sizeof conv, "%s%s.", prefix, conv_name),                                                          \
+#define NAMES(conv_name, batchnorm_name)                      \
+    (snprintf(conv, sizeof conv, "%s%s.", prefix, conv_name), \
      snprintf(batchnorm, sizeof batchnorm, "%s%s.", prefix, batchnorm_name))
     block->stride = stride;
     block->conv1 = new_conv(ic, planes, 1, 1);
@@ -39,22 +39,24 @@ static clipc_status load_bottleneck(clipc_bottleneck *block, clipc_loader *loade
     return CLIPC_OK;
 }
 
-static clipc_status load_attention_pool(clipc_attention_pool *pool, const clipc_config *config, clipc_loader *loader)
+static clipc_status load_attention_pool(clipc_attention_pool *pool, const clipc_config *config,
+                                        clipc_loader *loader)
 {
     const size_t c = clipc_resnet_features(config), g = config->image_size / 32;
     const size_t position_shape[2] = {1 + g * g, c};
     pool->c = c;
     pool->hw = g * g;
     pool->nh = config->vision_heads;
-    CLIPC_TRY(clipc_load_floats(loader, &pool->positional_embedding, "visual.attnpool.", "positional_embedding", 2,
-                                position_shape));
+    CLIPC_TRY(clipc_load_floats(loader, &pool->positional_embedding, "visual.attnpool.",
+                                "positional_embedding", 2, position_shape));
     CLIPC_TRY(clipc_load_linear(loader, &pool->q_proj, "visual.attnpool.q_proj.", c, c));
     CLIPC_TRY(clipc_load_linear(loader, &pool->k_proj, "visual.attnpool.k_proj.", c, c));
     CLIPC_TRY(clipc_load_linear(loader, &pool->v_proj, "visual.attnpool.v_proj.", c, c));
     return clipc_load_linear(loader, &pool->c_proj, "visual.attnpool.c_proj.", config->embed_dim, c);
 }
 
-clipc_status clipc_modified_resnet_load(clipc_modified_resnet *resnet, const clipc_config *config, clipc_loader *loader)
+clipc_status clipc_modified_resnet_load(clipc_modified_resnet *resnet, const clipc_config *config,
+                                        clipc_loader *loader)
 {
     const size_t width = config->vision_width;
     resnet->r = config->image_size;
@@ -77,7 +79,8 @@ clipc_status clipc_modified_resnet_load(clipc_modified_resnet *resnet, const cli
         for (size_t i = 0; i < resnet->n_blocks[stage]; i++) {
             char prefix[60];
             snprintf(prefix, sizeof prefix, "visual.layer%zu.%zu.", stage + 1, i);
-            CLIPC_TRY(load_bottleneck(&resnet->stages[stage][i], loader, prefix, ic, planes, i == 0 && stage > 0 ? 2 : 1));
+            CLIPC_TRY(load_bottleneck(&resnet->stages[stage][i], loader, prefix, ic, planes,
+                                      i == 0 && stage > 0 ? 2 : 1));
             ic = 4 * planes;
         }
     }
@@ -118,17 +121,20 @@ static clipc_status stem_forward(clipc_workspace *workspace, float *out, const f
 
     interleave_job job = {pixels, images, r};
     clipc_parallel_for(b * r, interleave_task, &job);
-    CLIPC_TRY(clipc_conv2d_forward(workspace, first, pixels, NULL, &resnet->stem[0], CLIPC_ACTIVATION_RELU, b, r, r));
-    CLIPC_TRY(clipc_conv2d_forward(workspace, second, first, NULL, &resnet->stem[1], CLIPC_ACTIVATION_RELU, b, h, h));
-    CLIPC_TRY(clipc_conv2d_forward(workspace, third, second, NULL, &resnet->stem[2], CLIPC_ACTIVATION_RELU, b, h, h));
+    CLIPC_TRY(clipc_conv2d_forward(workspace, first, pixels, NULL, &resnet->stem[0], CLIPC_ACTIVATION_RELU, b,
+                                   r, r));
+    CLIPC_TRY(clipc_conv2d_forward(workspace, second, first, NULL, &resnet->stem[1], CLIPC_ACTIVATION_RELU, b,
+                                   h, h));
+    CLIPC_TRY(clipc_conv2d_forward(workspace, third, second, NULL, &resnet->stem[2], CLIPC_ACTIVATION_RELU, b,
+                                   h, h));
     clipc_avg_pool2d_forward(out, third, 2, b, h, h, width);
     clipc_arena_release(&workspace->arena, mark);
     return CLIPC_OK;
 }
 
 /* x: [B, S, S, IC], y: [B, S / stride, S / stride, 4 * planes] */
-static clipc_status bottleneck_forward(clipc_workspace *workspace, float *y, const float *x, const clipc_bottleneck *block,
-                                       size_t b, size_t s)
+static clipc_status bottleneck_forward(clipc_workspace *workspace, float *y, const float *x,
+                                       const clipc_bottleneck *block, size_t b, size_t s)
 {
     const size_t planes = block->conv1.oc, ic = block->conv1.ic, stride = block->stride, s_out = s / stride;
     const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);
@@ -137,7 +143,8 @@ static clipc_status bottleneck_forward(clipc_workspace *workspace, float *y, con
     CLIPC_TRY(clipc_workspace_floats(workspace, &first, b * s * s * planes));
     CLIPC_TRY(clipc_workspace_floats(workspace, &second, b * s * s * planes));
     CLIPC_TRY(clipc_conv2d_forward(workspace, first, x, NULL, &block->conv1, CLIPC_ACTIVATION_RELU, b, s, s));
-    CLIPC_TRY(clipc_conv2d_forward(workspace, second, first, NULL, &block->conv2, CLIPC_ACTIVATION_RELU, b, s, s));
+    CLIPC_TRY(
+        clipc_conv2d_forward(workspace, second, first, NULL, &block->conv2, CLIPC_ACTIVATION_RELU, b, s, s));
     const float *inner = second;
     if (stride > 1) {
         clipc_avg_pool2d_forward(first, second, stride, b, s, s, planes);
@@ -152,11 +159,12 @@ static clipc_status bottleneck_forward(clipc_workspace *workspace, float *y, con
             shortcut = pooled;
         }
         /* Straight into y, to which conv3 then adds. */
-        CLIPC_TRY(clipc_conv2d_forward(workspace, y, shortcut, NULL, &block->downsample, CLIPC_ACTIVATION_NONE, b, s_out,
-                                       s_out));
+        CLIPC_TRY(clipc_conv2d_forward(workspace, y, shortcut, NULL, &block->downsample,
+                                       CLIPC_ACTIVATION_NONE, b, s_out, s_out));
         identity = y;
     }
-    CLIPC_TRY(clipc_conv2d_forward(workspace, y, inner, identity, &block->conv3, CLIPC_ACTIVATION_RELU, b, s_out, s_out));
+    CLIPC_TRY(clipc_conv2d_forward(workspace, y, inner, identity, &block->conv3, CLIPC_ACTIVATION_RELU, b,
+                                   s_out, s_out));
     clipc_arena_release(&workspace->arena, mark);
     return CLIPC_OK;
 }

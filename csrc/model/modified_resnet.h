@@ -25,7 +25,8 @@ typedef struct {
     size_t width;
 } clipc_modified_resnet;
 
-clipc_status clipc_modified_resnet_load(clipc_modified_resnet *resnet, const clipc_config *config, clipc_loader *loader);
+clipc_status clipc_modified_resnet_load(clipc_modified_resnet *resnet, const clipc_config *config,
+                                        clipc_loader *loader);
 
 /* images: [B, 3, R, R], features: [B, D], not normalised. */
 clipc_status clipc_modified_resnet_forward(clipc_workspace *workspace, float *features, const float *images,

@@ -4,10 +4,12 @@
 
 #include "core/memory.h"
 
-clipc_status clipc_text_transformer_load(clipc_text_transformer *text, const clipc_config *config, clipc_loader *loader)
+clipc_status clipc_text_transformer_load(clipc_text_transformer *text, const clipc_config *config,
+                                         clipc_loader *loader)
 {
     const size_t c = config->text_width;
-    const size_t embedding_shape[2] = {config->vocab_size, c}, position_shape[2] = {config->context_length, c};
+    const size_t embedding_shape[2] = {config->vocab_size, c},
+                 position_shape[2] = {config->context_length, c};
     text->vocab_size = config->vocab_size;
     text->context_length = config->context_length;
     text->transformer = (clipc_transformer){
@@ -18,21 +20,23 @@ clipc_status clipc_text_transformer_load(clipc_text_transformer *text, const cli
         .activation = config->activation,
         .causal = true,
     };
-    CLIPC_TRY(clipc_load_floats(loader, &text->token_embedding, "token_embedding.", "weight", 2, embedding_shape));
-    CLIPC_TRY(clipc_load_floats(loader, &text->positional_embedding, "", "positional_embedding", 2, position_shape));
+    CLIPC_TRY(
+        clipc_load_floats(loader, &text->token_embedding, "token_embedding.", "weight", 2, embedding_shape));
+    CLIPC_TRY(clipc_load_floats(loader, &text->positional_embedding, "", "positional_embedding", 2,
+                                position_shape));
     CLIPC_TRY(clipc_transformer_load(&text->transformer, loader, "transformer."));
     CLIPC_TRY(clipc_load_layernorm(loader, &text->ln_final, "ln_final.", c));
     return clipc_load_projection(loader, &text->text_projection, "text_projection", c, config->embed_dim);
 }
 
-clipc_status clipc_text_end_position(size_t *position, const clipc_text_transformer *text, const int32_t *tokens, size_t l,
-                                     size_t row, clipc_message *message)
+clipc_status clipc_text_end_position(size_t *position, const clipc_text_transformer *text,
+                                     const int32_t *tokens, size_t l, size_t row, clipc_message *message)
 {
     size_t largest = 0;
     for (size_t i = 0; i < l; i++) {
         if (tokens[i] < 0 || (size_t)tokens[i] >= text->vocab_size) {
-            return clipc_fail(message, CLIPC_ERROR_VALUE, "tokens[%zu, %zu]: expected 0 to %zu, got %ld", row, i,
-                              text->vocab_size - 1, (long)tokens[i]);
+            return clipc_fail(message, CLIPC_ERROR_VALUE, "tokens[%zu, %zu]: expected 0 to %zu, got %ld", row,
+                              i, text->vocab_size - 1, (long)tokens[i]);
         }
         largest = tokens[i] > tokens[largest] ? i : largest;
     }
@@ -44,8 +48,9 @@ clipc_status clipc_text_end_position(size_t *position, const clipc_text_transfor
     return CLIPC_OK;
 }
 
-clipc_status clipc_text_transformer_forward(clipc_workspace *workspace, float *features, const int32_t *tokens,
-                                            const size_t *ends, const clipc_text_transformer *text, size_t b, size_t l)
+clipc_status clipc_text_transformer_forward(clipc_workspace *workspace, float *features,
+                                            const int32_t *tokens, const size_t *ends,
+                                            const clipc_text_transformer *text, size_t b, size_t l)
 {
     const size_t c = text->transformer.c;
     const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);

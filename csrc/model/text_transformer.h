@@ -17,18 +17,20 @@ typedef struct {
     size_t context_length;
 } clipc_text_transformer;
 
-clipc_status clipc_text_transformer_load(clipc_text_transformer *text, const clipc_config *config, clipc_loader *loader);
+clipc_status clipc_text_transformer_load(clipc_text_transformer *text, const clipc_config *config,
+                                         clipc_loader *loader);
 
 /* The position of the end token: the first one with the largest id, which must be vocab_size - 1.
  * tokens: [L] with ids from 0 to vocab_size - 1; `row` names the text in messages. */
-clipc_status clipc_text_end_position(size_t *position, const clipc_text_transformer *text, const int32_t *tokens, size_t l,
-                                     size_t row, clipc_message *message);
+clipc_status clipc_text_end_position(size_t *position, const clipc_text_transformer *text,
+                                     const int32_t *tokens, size_t l, size_t row, clipc_message *message);
 
 /* features = text_projection(ln_final(transformer(token_embedding[tokens] + positions))[end token])
  * tokens: [B, L]; ends: [B], positions of the end tokens; features: [B, D], not normalised.
  * Behind the end token nothing can reach it (the mask is causal), so each text runs to its own end. */
-clipc_status clipc_text_transformer_forward(clipc_workspace *workspace, float *features, const int32_t *tokens,
-                                            const size_t *ends, const clipc_text_transformer *text, size_t b, size_t l);
+clipc_status clipc_text_transformer_forward(clipc_workspace *workspace, float *features,
+                                            const int32_t *tokens, const size_t *ends,
+                                            const clipc_text_transformer *text, size_t b, size_t l);
 
 /* known[i] = 1 unless the embedding of token i is all zeros   known: [vocab_size] */
 void clipc_text_known_tokens(unsigned char *known, const clipc_text_transformer *text);

@@ -37,7 +37,8 @@ clipc_status clipc_transformer_load(clipc_transformer *transformer, clipc_loader
 }
 
 /* x = x + c_proj(activation(c_fc(ln_2(x))))   x: [M, C] */
-static clipc_status mlp_forward(clipc_workspace *workspace, float *x, const clipc_residual_attention_block *block,
+static clipc_status mlp_forward(clipc_workspace *workspace, float *x,
+                                const clipc_residual_attention_block *block,
                                 const clipc_transformer *transformer, size_t m)
 {
     const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);
@@ -53,8 +54,8 @@ static clipc_status mlp_forward(clipc_workspace *workspace, float *x, const clip
 
 /* out = attention(in_proj(ln_1(x)))   x, out: [M, C] */
 static clipc_status attention_forward(clipc_workspace *workspace, float *out, const float *x,
-                                      const clipc_residual_attention_block *block, const clipc_transformer *transformer,
-                                      const size_t *offsets, size_t b)
+                                      const clipc_residual_attention_block *block,
+                                      const clipc_transformer *transformer, const size_t *offsets, size_t b)
 {
     const size_t m = offsets[b], c = transformer->c;
     const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);

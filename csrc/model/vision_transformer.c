@@ -5,7 +5,8 @@
 #include "core/memory.h"
 #include "core/threads.h"
 
-clipc_status clipc_vision_transformer_load(clipc_vision_transformer *vit, const clipc_config *config, clipc_loader *loader)
+clipc_status clipc_vision_transformer_load(clipc_vision_transformer *vit, const clipc_config *config,
+                                           clipc_loader *loader)
 {
     const size_t c = config->vision_width, p = config->vision_patch_size, g = config->image_size / p;
     const size_t conv_shape[4] = {c, 3, p, p}, position_shape[2] = {1 + g * g, c};
@@ -27,7 +28,8 @@ clipc_status clipc_vision_transformer_load(clipc_vision_transformer *vit, const 
     clipc_aligned_free(conv);
     CLIPC_TRY(status);
     CLIPC_TRY(clipc_load_floats(loader, &vit->class_embedding, "visual.", "class_embedding", 1, &c));
-    CLIPC_TRY(clipc_load_floats(loader, &vit->positional_embedding, "visual.", "positional_embedding", 2, position_shape));
+    CLIPC_TRY(clipc_load_floats(loader, &vit->positional_embedding, "visual.", "positional_embedding", 2,
+                                position_shape));
     CLIPC_TRY(clipc_load_layernorm(loader, &vit->ln_pre, "visual.ln_pre.", c));
     CLIPC_TRY(clipc_transformer_load(&vit->transformer, loader, "visual.transformer."));
     CLIPC_TRY(clipc_load_layernorm(loader, &vit->ln_post, "visual.ln_post.", c));
@@ -36,8 +38,8 @@ clipc_status clipc_vision_transformer_load(clipc_vision_transformer *vit, const 
 
 typedef struct {
     const clipc_vision_transformer *vit;
-    const float *images; /* [B, 3, R, R] */
-    float *patches;      /* [B * G * G, 3 * P * P] */
+    const float *images;   /* [B, 3, R, R] */
+    float *patches;        /* [B * G * G, 3 * P * P] */
     const float *embedded; /* [B * G * G, C] */
     float *x;              /* [B * (1 + G * G), C] */
 } tokens_job;
@@ -93,8 +95,9 @@ static clipc_status embed_patches(clipc_workspace *workspace, float *x, const fl
     return CLIPC_OK;
 }
 
-clipc_status clipc_vision_transformer_forward(clipc_workspace *workspace, float *features, const float *images,
-                                              const clipc_vision_transformer *vit, size_t b)
+clipc_status clipc_vision_transformer_forward(clipc_workspace *workspace, float *features,
+                                              const float *images, const clipc_vision_transformer *vit,
+                                              size_t b)
 {
     const size_t c = vit->transformer.c, g = vit->r / vit->p, t = 1 + g * g;
     const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);

@@ -1,4 +1,5 @@
-/* CLIP's vision transformer (Dosovitskiy et al. 2020, arXiv 2010.11929, with a layer norm before the blocks). */
+/* CLIP's vision transformer (Dosovitskiy et al. 2020, arXiv 2010.11929, with a layer norm before the blocks).
+ */
 #ifndef CLIPC_MODEL_VISION_TRANSFORMER_H
 #define CLIPC_MODEL_VISION_TRANSFORMER_H
 
@@ -16,12 +17,14 @@ typedef struct {
     size_t r, p;
 } clipc_vision_transformer;
 
-clipc_status clipc_vision_transformer_load(clipc_vision_transformer *vit, const clipc_config *config, clipc_loader *loader);
+clipc_status clipc_vision_transformer_load(clipc_vision_transformer *vit, const clipc_config *config,
+                                           clipc_loader *loader);
 
 /* features = proj(ln_post(class token after transformer(ln_pre([class; patches] + positions))))
  * images: [B, 3, R, R], features: [B, D], not normalised. */
-clipc_status clipc_vision_transformer_forward(clipc_workspace *workspace, float *features, const float *images,
-                                              const clipc_vision_transformer *vit, size_t b);
+clipc_status clipc_vision_transformer_forward(clipc_workspace *workspace, float *features,
+                                              const float *images, const clipc_vision_transformer *vit,
+                                              size_t b);
 
 /* Floats of scratch that one image needs. */
 size_t clipc_vision_transformer_floats_per_image(const clipc_vision_transformer *vit);

@@ -36,7 +36,8 @@ static void attention_head(const attention_job *job, float *scores, size_t row0,
     for (size_t begin = 0; begin < t; begin += QUERY_BLOCK) {
         const size_t end = begin + QUERY_BLOCK < t ? begin + QUERY_BLOCK : t;
         const size_t keys = job->causal ? end : t;
-        clipc_gemm_abt(scores, keys, q + begin * stride, stride, k, stride, end - begin, keys, job->hs, scale);
+        clipc_gemm_abt(scores, keys, q + begin * stride, stride, k, stride, end - begin, keys, job->hs,
+                       scale);
         for (size_t i = begin; i < end; i++) {
             float *row = scores + (i - begin) * keys;
             const size_t visible = job->causal ? i + 1 : keys;
@@ -54,20 +55,21 @@ static void attention_task(void *context, size_t index)
     for (size_t pair = begin; pair < end; pair++) {
         const size_t sequence = pair / job->nh;
         const size_t row0 = job->offsets[sequence];
-        attention_head(job, job->scores + index * job->scores_per_task, row0, job->offsets[sequence + 1] - row0,
-                       pair % job->nh);
+        attention_head(job, job->scores + index * job->scores_per_task, row0,
+                       job->offsets[sequence + 1] - row0, pair % job->nh);
     }
 }
 
-clipc_status clipc_attention_forward(clipc_workspace *workspace, float *out, const float *qkv, const size_t *offsets,
-                                     size_t b, size_t nh, size_t hs, bool causal)
+clipc_status clipc_attention_forward(clipc_workspace *workspace, float *out, const float *qkv,
+                                     const size_t *offsets, size_t b, size_t nh, size_t hs, bool causal)
 {
     size_t longest = 0;
     for (size_t i = 0; i < b; i++) {
         const size_t t = offsets[i + 1] - offsets[i];
         longest = t > longest ? t : longest;
     }
-    attention_job job = {.out = out, .qkv = qkv, .offsets = offsets, .n_pairs = b * nh, .nh = nh, .hs = hs, .causal = causal};
+    attention_job job = {
+        .out = out, .qkv = qkv, .offsets = offsets, .n_pairs = b * nh, .nh = nh, .hs = hs, .causal = causal};
     /* More tasks than threads even out sequences of different lengths. */
     job.n_tasks = 4 * (size_t)clipc_get_num_threads();
     job.n_tasks = job.n_tasks < job.n_pairs ? job.n_tasks : job.n_pairs;

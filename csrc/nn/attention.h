@@ -10,7 +10,7 @@
 /* For each head h: out_h = softmax(q_h @ k_h^T / sqrt(HS)) @ v_h; with `causal`, row t sees rows 0..t only.
  * qkv: [M, 3 * NH * HS], a row holds q, k and v, each NH heads side by side; out: [M, NH * HS];
  * offsets: [B + 1], offsets[0] = 0, offsets[B] = M. */
-clipc_status clipc_attention_forward(clipc_workspace *workspace, float *out, const float *qkv, const size_t *offsets,
-                                     size_t b, size_t nh, size_t hs, bool causal);
+clipc_status clipc_attention_forward(clipc_workspace *workspace, float *out, const float *qkv,
+                                     const size_t *offsets, size_t b, size_t nh, size_t hs, bool causal);
 
 #endif

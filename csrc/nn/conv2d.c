@@ -51,7 +51,8 @@ static void patches_task(void *context, size_t index)
 }
 
 clipc_status clipc_conv2d_forward(clipc_workspace *workspace, float *y, const float *x, const float *residual,
-                                  const clipc_conv2d *conv, clipc_activation activation, size_t b, size_t h, size_t w)
+                                  const clipc_conv2d *conv, clipc_activation activation, size_t b, size_t h,
+                                  size_t w)
 {
     const size_t oh = clipc_conv2d_output_size(conv, h), ow = clipc_conv2d_output_size(conv, w);
     const size_t n_pixels = b * oh * ow, oc = conv->oc, k = conv->weight.k;
@@ -71,8 +72,10 @@ clipc_status clipc_conv2d_forward(clipc_workspace *workspace, float *y, const fl
     for (job.first_pixel = 0; job.first_pixel < n_pixels; job.first_pixel += block) {
         job.n_pixels = job.first_pixel + block < n_pixels ? block : n_pixels - job.first_pixel;
         clipc_parallel_for((job.n_pixels + PIXELS_PER_TASK - 1) / PIXELS_PER_TASK, patches_task, &job);
-        const clipc_epilogue epilogue = {conv->bias, residual ? residual + job.first_pixel * oc : NULL, oc, activation};
-        clipc_gemm_forward(y + job.first_pixel * oc, oc, job.patches, k, &conv->weight, job.n_pixels, &epilogue);
+        const clipc_epilogue epilogue = {conv->bias, residual ? residual + job.first_pixel * oc : NULL, oc,
+                                         activation};
+        clipc_gemm_forward(y + job.first_pixel * oc, oc, job.patches, k, &conv->weight, job.n_pixels,
+                           &epilogue);
     }
     clipc_arena_release(&workspace->arena, mark);
     return CLIPC_OK;

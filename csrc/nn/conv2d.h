@@ -21,7 +21,8 @@ size_t clipc_conv2d_output_size(const clipc_conv2d *conv, size_t size);
  * ow * stride + kw - padding, ic] + bias[oc] + residual[oh, ow, oc]), x being 0 outside the image
  * x: [B, H, W, IC], y and residual: [B, OH, OW, OC]; residual may be NULL or y itself. */
 clipc_status clipc_conv2d_forward(clipc_workspace *workspace, float *y, const float *x, const float *residual,
-                                  const clipc_conv2d *conv, clipc_activation activation, size_t b, size_t h, size_t w);
+                                  const clipc_conv2d *conv, clipc_activation activation, size_t b, size_t h,
+                                  size_t w);
 
 void clipc_conv2d_free(clipc_conv2d *conv);
 

@@ -23,13 +23,14 @@ static void layernorm_task(void *context, size_t index)
     const size_t end = begin + ROWS_PER_TASK < job->m ? begin + ROWS_PER_TASK : job->m;
     const clipc_elementwise_kernels *kernels = clipc_elementwise();
     for (size_t row = begin; row < end; row++) {
-        kernels->layernorm(job->out + row * c, job->mean ? job->mean + row : NULL, job->rstd ? job->rstd + row : NULL,
-                           job->in + row * c, job->layernorm->weight, job->layernorm->bias, CLIPC_LAYERNORM_EPS, c);
+        kernels->layernorm(job->out + row * c, job->mean ? job->mean + row : NULL,
+                           job->rstd ? job->rstd + row : NULL, job->in + row * c, job->layernorm->weight,
+                           job->layernorm->bias, CLIPC_LAYERNORM_EPS, c);
     }
 }
 
-void clipc_layernorm_forward(float *out, float *mean, float *rstd, const float *in, const clipc_layernorm *layernorm,
-                             size_t m)
+void clipc_layernorm_forward(float *out, float *mean, float *rstd, const float *in,
+                             const clipc_layernorm *layernorm, size_t m)
 {
     layernorm_job job = {out, mean, rstd, in, layernorm, m};
     clipc_parallel_for((m + ROWS_PER_TASK - 1) / ROWS_PER_TASK, layernorm_task, &job);

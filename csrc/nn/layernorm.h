@@ -14,8 +14,8 @@ typedef struct {
 
 /* out = (in - mean) / sqrt(variance + eps) * weight + bias, over the C values of each row
  * in, out: [M, C], may be the same; mean, rstd: [M] or NULL, kept for the backward pass. */
-void clipc_layernorm_forward(float *out, float *mean, float *rstd, const float *in, const clipc_layernorm *layernorm,
-                             size_t m);
+void clipc_layernorm_forward(float *out, float *mean, float *rstd, const float *in,
+                             const clipc_layernorm *layernorm, size_t m);
 
 void clipc_layernorm_free(clipc_layernorm *layernorm);
 

@@ -38,13 +38,14 @@ void clipc_poll_signals(clipc_workspace *workspace, clipc_signal_poll *poll);
 
 /* A new reference to `object` as a C-contiguous, aligned array of exactly this type and rank; sizes < 0
  * are free. Else NULL with TypeError or ValueError that names the argument. */
-PyArrayObject *clipc_require_array(PyObject *object, const char *argument, int type, int rank, const npy_intp *shape);
+PyArrayObject *clipc_require_array(PyObject *object, const char *argument, int type, int rank,
+                                   const npy_intp *shape);
 
 /* *view: the tensor `name` as the loader reads it, float32, float16 or uint16 (the bits of bfloat16);
  * *array: a new reference to the array that *view points into. On failure *array is NULL, and either a
  * Python exception is set or `message` is written. */
-clipc_status clipc_view_array(clipc_tensor_view *view, PyArrayObject **array, PyObject *object, const char *name,
-                              clipc_message *message);
+clipc_status clipc_view_array(clipc_tensor_view *view, PyArrayObject **array, PyObject *object,
+                              const char *name, clipc_message *message);
 
 /* Method tables, added to the module one by one; each lies in the file that implements it. */
 extern PyMethodDef clipc_image_methods[];

@@ -7,8 +7,7 @@
 #include "model/clip_model.h"
 
 typedef struct {
-    PyObject_HEAD
-    clipc_model *model;
+    PyObject_HEAD clipc_model *model;
     PyObject *module; /* clipc._core, for its exceptions */
 } model_object;
 
@@ -83,18 +82,12 @@ static int config_from_dict(PyObject *config, clipc_config *out)
         const char *key;
         size_t *out;
     } sizes[] = {
-        {"embed_dim", &out->embed_dim},
-        {"image_size", &out->image_size},
-        {"vision_width", &out->vision_width},
-        {"vision_patch_size", &out->vision_patch_size},
-        {"vision_heads", &out->vision_heads},
-        {"vision_mlp_width", &out->vision_mlp_width},
-        {"context_length", &out->context_length},
-        {"vocab_size", &out->vocab_size},
-        {"text_width", &out->text_width},
-        {"text_heads", &out->text_heads},
-        {"text_layers", &out->text_layers},
-        {"text_mlp_width", &out->text_mlp_width},
+        {"embed_dim", &out->embed_dim},           {"image_size", &out->image_size},
+        {"vision_width", &out->vision_width},     {"vision_patch_size", &out->vision_patch_size},
+        {"vision_heads", &out->vision_heads},     {"vision_mlp_width", &out->vision_mlp_width},
+        {"context_length", &out->context_length}, {"vocab_size", &out->vocab_size},
+        {"text_width", &out->text_width},         {"text_heads", &out->text_heads},
+        {"text_layers", &out->text_layers},       {"text_mlp_width", &out->text_mlp_width},
     };
     memset(out, 0, sizeof *out);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
@@ -115,8 +108,8 @@ static int config_from_dict(PyObject *config, clipc_config *out)
 
 /* ---- loading --------------------------------------------------------------------------------------- */
 
-clipc_status clipc_view_array(clipc_tensor_view *view, PyArrayObject **array, PyObject *object, const char *name,
-                              clipc_message *message)
+clipc_status clipc_view_array(clipc_tensor_view *view, PyArrayObject **array, PyObject *object,
+                              const char *name, clipc_message *message)
 {
     *array = NULL;
     if (!PyArray_Check(object)) {
@@ -137,9 +130,9 @@ clipc_status clipc_view_array(clipc_tensor_view *view, PyArrayObject **array, Py
     default: {
         PyObject *text = PyObject_Str((PyObject *)PyArray_DESCR(found));
         const char *dtype = text ? PyUnicode_AsUTF8(text) : NULL;
-        const clipc_status status = clipc_fail(message, CLIPC_ERROR_WEIGHTS,
-                                               "%s: expected float32, float16 or bfloat16, got %s", name,
-                                               dtype ? dtype : "another dtype");
+        const clipc_status status =
+            clipc_fail(message, CLIPC_ERROR_WEIGHTS, "%s: expected float32, float16 or bfloat16, got %s",
+                       name, dtype ? dtype : "another dtype");
         PyErr_Clear();
         Py_XDECREF(text);
         return status;
@@ -147,13 +140,14 @@ clipc_status clipc_view_array(clipc_tensor_view *view, PyArrayObject **array, Py
     }
     view->rank = PyArray_NDIM(found);
     if (view->rank > CLIPC_MAX_RANK) {
-        return clipc_fail(message, CLIPC_ERROR_WEIGHTS, "%s: expected at most %d dimensions, got %d", name, CLIPC_MAX_RANK,
-                          view->rank);
+        return clipc_fail(message, CLIPC_ERROR_WEIGHTS, "%s: expected at most %d dimensions, got %d", name,
+                          CLIPC_MAX_RANK, view->rank);
     }
     for (int i = 0; i < view->rank; i++) {
         view->shape[i] = (size_t)PyArray_DIM(found, i);
     }
-    *array = (PyArrayObject *)PyArray_FROM_OF(object, NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED | NPY_ARRAY_NOTSWAPPED);
+    *array = (PyArrayObject *)PyArray_FROM_OF(object, NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED |
+                                                          NPY_ARRAY_NOTSWAPPED);
     if (*array == NULL) {
         return CLIPC_ERROR_MEMORY;
     }
@@ -202,11 +196,13 @@ static PyObject *model_new(PyTypeObject *type, PyObject *arguments, PyObject *ke
     clipc_loader loader = {fetch, &source, &message};
     clipc_status status;
 
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!O:Model", names, &PyDict_Type, &config_dict, &source.read)) {
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O!O:Model", names, &PyDict_Type, &config_dict,
+                                     &source.read)) {
         return NULL;
     }
     if (!PyCallable_Check(source.read)) {
-        return PyErr_Format(PyExc_TypeError, "read: expected a callable, got %s", Py_TYPE(source.read)->tp_name);
+        return PyErr_Format(PyExc_TypeError, "read: expected a callable, got %s",
+                            Py_TYPE(source.read)->tp_name);
     }
     if (config_from_dict(config_dict, &config) < 0) {
         return NULL;
@@ -215,10 +211,8 @@ static PyObject *model_new(PyTypeObject *type, PyObject *arguments, PyObject *ke
     if (module == NULL) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    status = clipc_model_load(&model, &config, &loader);
-    Py_END_ALLOW_THREADS
-    Py_CLEAR(source.tensor);
+    Py_BEGIN_ALLOW_THREADS status = clipc_model_load(&model, &config, &loader);
+    Py_END_ALLOW_THREADS Py_CLEAR(source.tensor);
     if (status != CLIPC_OK) {
         return clipc_raise(module, status, &message);
     }
@@ -263,17 +257,19 @@ typedef clipc_status (*encode_call)(const clipc_model *model, clipc_workspace *w
 static clipc_status call_encode_images(const clipc_model *model, clipc_workspace *workspace, float *features,
                                        PyArrayObject *input)
 {
-    return clipc_model_encode_images(model, workspace, features, PyArray_DATA(input), (size_t)PyArray_DIM(input, 0));
+    return clipc_model_encode_images(model, workspace, features, PyArray_DATA(input),
+                                     (size_t)PyArray_DIM(input, 0));
 }
 
 static clipc_status call_encode_texts(const clipc_model *model, clipc_workspace *workspace, float *features,
                                       PyArrayObject *input)
 {
-    return clipc_model_encode_texts(model, workspace, features, PyArray_DATA(input), (size_t)PyArray_DIM(input, 0),
-                                    (size_t)PyArray_DIM(input, 1));
+    return clipc_model_encode_texts(model, workspace, features, PyArray_DATA(input),
+                                    (size_t)PyArray_DIM(input, 0), (size_t)PyArray_DIM(input, 1));
 }
 
-/* The features of `input`, a checked array with one image or text in each row; its reference is taken over. */
+/* The features of `input`, a checked array with one image or text in each row; its reference is taken over.
+ */
 static PyObject *encode(model_object *self, PyArrayObject *input, encode_call call)
 {
     const npy_intp shape[2] = {PyArray_DIM(input, 0), (npy_intp)self->model->config.embed_dim};
@@ -287,11 +283,9 @@ static PyObject *encode(model_object *self, PyArrayObject *input, encode_call ca
     clipc_status status;
     clipc_workspace_init(&workspace);
     clipc_poll_signals(&workspace, &poll);
-    Py_BEGIN_ALLOW_THREADS
-    status = call(self->model, &workspace, PyArray_DATA(features), input);
+    Py_BEGIN_ALLOW_THREADS status = call(self->model, &workspace, PyArray_DATA(features), input);
     clipc_workspace_free(&workspace);
-    Py_END_ALLOW_THREADS
-    Py_DECREF(input);
+    Py_END_ALLOW_THREADS Py_DECREF(input);
     if (status != CLIPC_OK) {
         Py_DECREF(features);
         return clipc_raise(self->module, status, &workspace.message);
@@ -346,23 +340,25 @@ static PyMethodDef model_methods[] = {
      PyDoc_STR("encode_images(images) -> features\n\n"
                "images: float32 (N, 3, R, R), preprocessed; features: float32 (N, D), not normalised.")},
     {"encode_texts", (PyCFunction)model_encode_texts, METH_O,
-     PyDoc_STR("encode_texts(tokens) -> features\n\n"
-               "tokens: int32 (N, L) with the end token in each row; features: float32 (N, D), not normalised.")},
+     PyDoc_STR(
+         "encode_texts(tokens) -> features\n\n"
+         "tokens: int32 (N, L) with the end token in each row; features: float32 (N, D), not normalised.")},
     {"known_tokens", (PyCFunction)model_known_tokens, METH_NOARGS,
      PyDoc_STR("known_tokens() -> bool (vocab_size,)\n\nFalse where the embedding of a token is all zeros.")},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef model_getset[] = {
-    {"logit_scale", (getter)model_get_logit_scale, NULL, PyDoc_STR("exp(logit_scale): logits are this times the cosine."),
-     NULL},
+    {"logit_scale", (getter)model_get_logit_scale, NULL,
+     PyDoc_STR("exp(logit_scale): logits are this times the cosine."), NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyType_Slot model_slots[] = {
-    {Py_tp_doc, PyDoc_STR("Model(config, read)\n\n"
-                          "config: dict of sizes; read: callable that gives the tensor of an OpenAI name as float32,\n"
-                          "float16 or uint16 (the bits of bfloat16).")},
+    {Py_tp_doc,
+     PyDoc_STR("Model(config, read)\n\n"
+               "config: dict of sizes; read: callable that gives the tensor of an OpenAI name as float32,\n"
+               "float16 or uint16 (the bits of bfloat16).")},
     {Py_tp_new, model_new},
     {Py_tp_dealloc, model_dealloc},
     {Py_tp_traverse, model_traverse},

@@ -71,10 +71,12 @@ void clipc_poll_signals(clipc_workspace *workspace, clipc_signal_poll *poll)
     workspace->interrupted_context = poll;
 }
 
-PyArrayObject *clipc_require_array(PyObject *object, const char *argument, int type, int rank, const npy_intp *shape)
+PyArrayObject *clipc_require_array(PyObject *object, const char *argument, int type, int rank,
+                                   const npy_intp *shape)
 {
     if (!PyArray_Check(object)) {
-        PyErr_Format(PyExc_TypeError, "%s: expected a NumPy array, got %s", argument, Py_TYPE(object)->tp_name);
+        PyErr_Format(PyExc_TypeError, "%s: expected a NumPy array, got %s", argument,
+                     Py_TYPE(object)->tp_name);
         return NULL;
     }
     PyArrayObject *array = (PyArrayObject *)object;
@@ -107,7 +109,8 @@ PyArrayObject *clipc_require_array(PyObject *object, const char *argument, int t
         Py_XDECREF(found);
         return NULL;
     }
-    return (PyArrayObject *)PyArray_FROM_OTF(object, type, NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED | NPY_ARRAY_NOTSWAPPED);
+    return (PyArrayObject *)PyArray_FROM_OTF(
+        object, type, NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED | NPY_ARRAY_NOTSWAPPED);
 }
 
 static PyObject *get_num_threads(PyObject *module, PyObject *unused)
@@ -126,10 +129,9 @@ static PyObject *set_num_threads(PyObject *module, PyObject *argument)
         return NULL;
     }
     const int n = asked > INT_MAX ? INT_MAX : asked < INT_MIN ? INT_MIN : (int)asked;
-    Py_BEGIN_ALLOW_THREADS
-    status = clipc_set_num_threads(n, &message);
-    Py_END_ALLOW_THREADS
-    if (status != CLIPC_OK) {
+    Py_BEGIN_ALLOW_THREADS status = clipc_set_num_threads(n, &message);
+    Py_END_ALLOW_THREADS if (status != CLIPC_OK)
+    {
         return clipc_raise(module, status, &message);
     }
     Py_RETURN_NONE;
@@ -139,9 +141,10 @@ static PyObject *build_info(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
-    return Py_BuildValue("{s:s,s:s,s:s,s:s,s:s,s:s}", "isa", clipc_isa_name(clipc_isa_selected()), "isa_detected",
-                         clipc_isa_name(clipc_isa_detect()), "elementwise_kernels", clipc_elementwise()->name, "blas",
-                         clipc_gemm_library(), "blas_core", clipc_gemm_core_name(), "compiler",
+    return Py_BuildValue("{s:s,s:s,s:s,s:s,s:s,s:s}", "isa", clipc_isa_name(clipc_isa_selected()),
+                         "isa_detected", clipc_isa_name(clipc_isa_detect()), "elementwise_kernels",
+                         clipc_elementwise()->name, "blas", clipc_gemm_library(), "blas_core",
+                         clipc_gemm_core_name(), "compiler",
 #if defined(__VERSION__)
 #if defined(__clang__)
                          __VERSION__
