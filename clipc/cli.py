@@ -553,7 +553,7 @@ class _TextPrinter:
 
     def add(self, name, prediction):
         if self.single:
-            click.echo(_printable(str(prediction)))
+            click.echo(_printable(prediction.as_line()))
             return
         cells = [_printable(f"{label}: {100 * p:.2f}%") for label, p in prediction.items()]
         line = [_pad(_printable(name), self.name_width), *(_pad(cell, self.cell_width) for cell in cells)]

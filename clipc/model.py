@@ -200,8 +200,9 @@ class Model:
                     f"{self.name}: its vocabulary has {self.config.vocab_size} tokens, clipc's tokenizer "
                     f"{tokenizer.VOCAB_SIZE}; pass tokens instead of text"
                 )
+            texts = tokenizer.as_text_list(texts)
             tokens = tokenizer.tokenize(texts, context_length=self.context_length, truncate=truncate)
-            self._warn_of_unknown_words([texts] if isinstance(texts, str) else texts, tokens)
+            self._warn_of_unknown_words(texts, tokens)
         return self._finish(self._core.encode_texts(tokens), normalize)
 
     def knows(self, text):
@@ -530,12 +531,7 @@ def _check_labels(labels):
         raise TypeError(
             f"labels: expected a list of texts, got the single text {labels!r}; write [{labels!r}]"
         )
-    labels = tuple(labels)
-    for position, label in enumerate(labels):
-        if not isinstance(label, str):
-            raise TypeError(f"labels[{position}]: expected a str, got {type(label).__name__}")
-    if not labels:
-        raise ValueError("labels: the list is empty; expected at least one label")
+    labels = tuple(tokenizer.as_text_list(labels, "labels"))
     twice = [label for label, count in collections.Counter(labels).items() if count > 1]
     if twice:
         raise ValueError(f"labels: {twice[0]!r} is given more than once")
@@ -543,12 +539,8 @@ def _check_labels(labels):
 
 
 def _check_templates(templates):
-    templates = (templates,) if isinstance(templates, str) else tuple(templates)
-    if not templates:
-        raise ValueError('templates: the list is empty; "{}" is the bare label')
+    templates = tuple(tokenizer.as_text_list(templates, "templates"))
     for template in templates:
-        if not isinstance(template, str):
-            raise TypeError(f"templates: expected a str, got {type(template).__name__}")
         if "{}" not in template:
             raise ValueError(f"templates: {template!r} has no {{}} where the label goes")
     return templates

@@ -43,10 +43,20 @@ class Prediction(dict):
         """The probability of the most probable label, 0 to 1."""
         return self[self.label]
 
-    def __str__(self):
-        shown = (f"{label}: {100 * p:.2f}%" for label, p in itertools.islice(self.items(), SHOWN_IN_TEXT))
-        more = f" ({len(self) - SHOWN_IN_TEXT} more)" if len(self) > SHOWN_IN_TEXT else ""
+    def as_line(self, limit=None):
+        """``Top predictions: `` and the labels with their percentages, on one line.
+
+        Parameters
+        ----------
+        limit : int, optional
+            How many labels; how many there are beyond is told. None: all.
+        """
+        shown = (f"{label}: {100 * p:.2f}%" for label, p in itertools.islice(self.items(), limit))
+        more = f" ({len(self) - limit} more)" if limit is not None and len(self) > limit else ""
         return "Top predictions: " + " ".join(shown) + more
+
+    def __str__(self):
+        return self.as_line(SHOWN_IN_TEXT)
 
     def __repr__(self):
         return "Prediction({" + ", ".join(f"{label!r}: {p:.4f}" for label, p in self.items()) + "})"

@@ -76,7 +76,7 @@ def tokenize(texts, context_length=CONTEXT_LENGTH, truncate=False):
     >>> tokenize("a photo of a cat", context_length=9).tolist()
     [[49406, 320, 1125, 539, 320, 2368, 49407, 0, 0]]
     """
-    texts = _as_text_list(texts)
+    texts = as_text_list(texts)
     context_length = _as_context_length(context_length)
     ids = np.zeros((len(texts), context_length), dtype=np.int32)
     for position, text in enumerate(texts):
@@ -194,20 +194,23 @@ def _as_text(text):
     return text
 
 
-def _as_text_list(texts):
-    """A list of at least one string, from a string or anything ordered that yields strings."""
+def as_text_list(texts, name="texts"):
+    """A list of at least one string, from a string or anything ordered that yields strings.
+
+    `name` is what messages call the argument.
+    """
     if isinstance(texts, str):
         return [texts]
     # These can be iterated as well, but over integers, over keys, or in no fixed order.
     unsuitable = (bytes, bytearray, memoryview, Mapping, set, frozenset)
     if isinstance(texts, unsuitable) or not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) != 1:
-        raise TypeError(f"texts: expected str or a sequence of str, got {_describe(texts)}")
+        raise TypeError(f"{name}: expected str or a sequence of str, got {_describe(texts)}")
     texts = list(texts)
     for position, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"texts[{position}]: expected str, got {_describe(text)}")
+            raise TypeError(f"{name}[{position}]: expected str, got {_describe(text)}")
     if not texts:
-        raise ValueError("texts: expected at least one text, got an empty sequence")
+        raise ValueError(f"{name}: expected at least one text, got an empty sequence")
     return texts
 
 

@@ -73,6 +73,12 @@ def test_batch_size_changes_nothing(tiny, picture, batch_size):
     )
 
 
+def test_texts_from_a_generator(tiny):
+    with pytest.warns(clipc.ClipcWarning, match="'kubernetes'"):
+        features = tiny.encode_text(word for word in ("dog", "kubernetes"))
+    np.testing.assert_allclose(features[:1], tiny.encode_text("dog"), atol=2e-5)
+
+
 def test_tokens_are_taken_as_texts(tiny):
     np.testing.assert_array_equal(tiny.encode_text(clipc.tokenize(LABELS)), tiny.encode_text(LABELS))
 
@@ -170,13 +176,15 @@ def test_braces_in_labels_are_plain_text(tiny):
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        (([],), ValueError, "labels: the list is empty"),
+        (([],), ValueError, "labels: expected at least one text"),
+        ((None,), TypeError, "labels: expected str or a sequence of str"),
+        (({"dog", "cat"},), TypeError, "labels: expected str or a sequence of str"),
         (("dog",), TypeError, r"single text 'dog'; write \['dog'\]"),
-        ((["dog", 3],), TypeError, r"labels\[1\]: expected a str, got int"),
+        ((["dog", 3],), TypeError, r"labels\[1\]: expected str, got int"),
         ((["dog", "cat", "dog"],), ValueError, "'dog' is given more than once"),
-        ((["dog"], []), ValueError, "templates: the list is empty"),
+        ((["dog"], []), ValueError, "templates: expected at least one text"),
         ((["dog"], ["a photo"]), ValueError, "has no {}"),
-        ((["dog"], [7]), TypeError, "templates: expected a str"),
+        ((["dog"], [7]), TypeError, r"templates\[0\]: expected str"),
         ((["word " * 100],), ValueError, "too long"),
     ],
 )

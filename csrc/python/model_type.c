@@ -257,19 +257,29 @@ static void model_dealloc(model_object *self)
 
 /* ---- encoding -------------------------------------------------------------------------------------- */
 
-static PyObject *model_encode_images(model_object *self, PyObject *argument)
+typedef clipc_status (*encode_call)(const clipc_model *model, clipc_workspace *workspace, float *features,
+                                    PyArrayObject *input);
+
+static clipc_status call_encode_images(const clipc_model *model, clipc_workspace *workspace, float *features,
+                                       PyArrayObject *input)
 {
-    const clipc_model *model = self->model;
-    const npy_intp size = (npy_intp)model->config.image_size;
-    const npy_intp shape[4] = {-1, 3, size, size};
-    PyArrayObject *images = clipc_require_array(argument, "images", NPY_FLOAT32, 4, shape);
-    if (images == NULL) {
-        return NULL;
-    }
-    const npy_intp result_shape[2] = {PyArray_DIM(images, 0), (npy_intp)model->config.embed_dim};
-    PyArrayObject *features = (PyArrayObject *)PyArray_SimpleNew(2, result_shape, NPY_FLOAT32);
+    return clipc_model_encode_images(model, workspace, features, PyArray_DATA(input), (size_t)PyArray_DIM(input, 0));
+}
+
+static clipc_status call_encode_texts(const clipc_model *model, clipc_workspace *workspace, float *features,
+                                      PyArrayObject *input)
+{
+    return clipc_model_encode_texts(model, workspace, features, PyArray_DATA(input), (size_t)PyArray_DIM(input, 0),
+                                    (size_t)PyArray_DIM(input, 1));
+}
+
+/* The features of `input`, a checked array with one image or text in each row; its reference is taken over. */
+static PyObject *encode(model_object *self, PyArrayObject *input, encode_call call)
+{
+    const npy_intp shape[2] = {PyArray_DIM(input, 0), (npy_intp)self->model->config.embed_dim};
+    PyArrayObject *features = (PyArrayObject *)PyArray_SimpleNew(2, shape, NPY_FLOAT32);
     if (features == NULL) {
-        Py_DECREF(images);
+        Py_DECREF(input);
         return NULL;
     }
     clipc_workspace workspace;
@@ -278,11 +288,10 @@ static PyObject *model_encode_images(model_object *self, PyObject *argument)
     clipc_workspace_init(&workspace);
     clipc_poll_signals(&workspace, &poll);
     Py_BEGIN_ALLOW_THREADS
-    status = clipc_model_encode_images(model, &workspace, PyArray_DATA(features), PyArray_DATA(images),
-                                       (size_t)result_shape[0]);
+    status = call(self->model, &workspace, PyArray_DATA(features), input);
     clipc_workspace_free(&workspace);
     Py_END_ALLOW_THREADS
-    Py_DECREF(images);
+    Py_DECREF(input);
     if (status != CLIPC_OK) {
         Py_DECREF(features);
         return clipc_raise(self->module, status, &workspace.message);
@@ -290,43 +299,29 @@ static PyObject *model_encode_images(model_object *self, PyObject *argument)
     return (PyObject *)features;
 }
 
+static PyObject *model_encode_images(model_object *self, PyObject *argument)
+{
+    const npy_intp size = (npy_intp)self->model->config.image_size;
+    const npy_intp shape[4] = {-1, 3, size, size};
+    PyArrayObject *images = clipc_require_array(argument, "images", NPY_FLOAT32, 4, shape);
+    return images == NULL ? NULL : encode(self, images, call_encode_images);
+}
+
 static PyObject *model_encode_texts(model_object *self, PyObject *argument)
 {
-    const clipc_model *model = self->model;
     const npy_intp shape[2] = {-1, -1};
     PyArrayObject *tokens = clipc_require_array(argument, "tokens", NPY_INT32, 2, shape);
     if (tokens == NULL) {
         return NULL;
     }
     const npy_intp length = PyArray_DIM(tokens, 1);
-    if (length < 1 || (size_t)length > model->config.context_length) {
-        PyErr_Format(PyExc_ValueError, "tokens: expected 1 to %zu positions, got %zd", model->config.context_length,
-                     (Py_ssize_t)length);
+    if (length < 1 || (size_t)length > self->model->config.context_length) {
+        PyErr_Format(PyExc_ValueError, "tokens: expected 1 to %zu positions, got %zd",
+                     self->model->config.context_length, (Py_ssize_t)length);
         Py_DECREF(tokens);
         return NULL;
     }
-    const npy_intp result_shape[2] = {PyArray_DIM(tokens, 0), (npy_intp)model->config.embed_dim};
-    PyArrayObject *features = (PyArrayObject *)PyArray_SimpleNew(2, result_shape, NPY_FLOAT32);
-    if (features == NULL) {
-        Py_DECREF(tokens);
-        return NULL;
-    }
-    clipc_workspace workspace;
-    clipc_signal_poll poll;
-    clipc_status status;
-    clipc_workspace_init(&workspace);
-    clipc_poll_signals(&workspace, &poll);
-    Py_BEGIN_ALLOW_THREADS
-    status = clipc_model_encode_texts(model, &workspace, PyArray_DATA(features), PyArray_DATA(tokens),
-                                      (size_t)result_shape[0], (size_t)length);
-    clipc_workspace_free(&workspace);
-    Py_END_ALLOW_THREADS
-    Py_DECREF(tokens);
-    if (status != CLIPC_OK) {
-        Py_DECREF(features);
-        return clipc_raise(self->module, status, &workspace.message);
-    }
-    return (PyObject *)features;
+    return encode(self, tokens, call_encode_texts);
 }
 
 static PyObject *model_known_tokens(model_object *self, PyObject *unused)
