@@ -216,7 +216,7 @@ def machine(load):
         "versions: " + ", ".join(versions),
     ]
     if load > 0.5:
-        lines.append("other programs were running: take the ratios with care, and the times not at all")
+        lines.append("other programs were running: the ratios may flatter clipc, and the times say little")
     for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
         if name in os.environ:
             lines.append(f"{name}={os.environ[name]} is set and slows OpenBLAS down: unset it")
