@@ -3,9 +3,9 @@
 import os
 
 import pytest
+from measure import Goal, machine
 
 import clipc
-from measure import Goal, machine
 
 GOALS = pytest.StashKey()
 LOAD = pytest.StashKey()

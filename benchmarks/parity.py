@@ -23,13 +23,13 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-import image_files  # noqa: E402
-import oracles  # noqa: E402
-from oracles import layouts, transformers_reference  # noqa: E402
+import image_files
+import oracles
+from oracles import layouts, transformers_reference
 
-import clipc  # noqa: E402
-from clipc import _core, image  # noqa: E402
-from clipc.weights import CLIP_MEAN, CLIP_STD  # noqa: E402
+import clipc
+from clipc import _core, image
+from clipc.weights import CLIP_MEAN, CLIP_STD
 
 FEATURE_ERROR = 2e-5
 LEAST_SPREAD = 1e-2

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from measure import interleave_with
 
 import clipc
-from measure import interleave_with
 
 torch = pytest.importorskip("torch")
 

@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-
 from measure import MB, FreshProcess, interleave, vit_b_32_shapes, write_random_weights
 
 IMPORT = """

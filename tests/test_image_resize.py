@@ -4,6 +4,7 @@ import resource
 
 import numpy as np
 import pytest
+from availability import require
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -152,7 +153,7 @@ def test_floats_equal_a_numpy_transcription(height, width, size):
 
 
 def test_floats_equal_torch():
-    torch = pytest.importorskip("torch")
+    torch = require("torch")
     rgb = noise(240, 320)
     tensor = (
         torch.from_numpy(_core.resize_crop(rgb, 224).transpose(2, 0, 1).copy()).to(torch.float32).div(255)

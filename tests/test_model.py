@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from availability import require
 
 import clipc
 from clipc.prediction import Prediction
@@ -458,7 +459,7 @@ def test_no_memory_is_kept_by_calls(tiny, pixels):
 
 def test_torch_in_the_same_process(tiny, pixels):
     """PyTorch brings OpenMP and another BLAS; both work on afterwards."""
-    torch = pytest.importorskip("torch")
+    torch = require("torch")
     expected = tiny.encode_image(pixels)
     a = torch.randn(300, 300)
     b = a @ a
