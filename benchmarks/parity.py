@@ -144,7 +144,7 @@ def pillow_crop(rgb, size, rows_first):
     long = int(size * max(height, width) / min(height, width))
     new_width, new_height = (size, long) if width <= height else (long, size)
     resized = np.asarray(Image.fromarray(rgb).resize((new_width, new_height), Image.Resampling.BICUBIC))
-    top, left = int(round((new_height - size) / 2)), int(round((new_width - size) / 2))
+    top, left = round((new_height - size) / 2), round((new_width - size) / 2)
     return resized[top : top + size, left : left + size]
 
 
