@@ -1,4 +1,4 @@
-"""`clipc.load` on files that are wrong: each gives the right exception, and a message that names the thing."""
+"""`clipc.load` on files that are wrong: the right exception, and a message that names the thing."""
 
 import threading
 
