@@ -26,6 +26,23 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(skip)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def children_import_the_clipc_under_test(tmp_path_factory):
+    """Leave the source folder: a child process looks there first, and finds clipc without its extension.
+
+    Where clipc is built in place instead of installed, children find it through ``PYTHONPATH``.
+    """
+    import clipc
+
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("CLIPC_DATA"):
+            patch.setenv("CLIPC_DATA", os.path.abspath(os.environ["CLIPC_DATA"]))
+        home = os.path.dirname(os.path.dirname(os.path.abspath(clipc.__file__)))
+        patch.setenv("PYTHONPATH", home, prepend=os.pathsep)
+        patch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def data_dir():
     """The folder of data that `CLIPC_DATA` names; without it the test is skipped, in CI it fails."""

@@ -44,8 +44,9 @@ def _send(stream, message):
 
 
 def environment(**variables):
-    """This process's environment, with its import path, for a child."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)} | variables
+    """The environment for a child that imports this module."""
+    path = [os.path.dirname(os.path.abspath(__file__)), os.environ["PYTHONPATH"]]  # the latter set in conftest
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path)} | variables
 
 
 class CoreProcess:

@@ -83,21 +83,12 @@ def run_process(*arguments, code=0, env=None, **options):
     result = subprocess.run(
         [sys.executable, "-m", "clipc", *map(str, arguments)],
         capture_output=True,
-        env={**os.environ, **package_path(), **(env or {})},
+        env={**os.environ, **(env or {})},
         timeout=60,
         **options,
     )
     assert result.returncode == code, (result.returncode, result.stdout, result.stderr)
     return result
-
-
-def package_path():
-    """The package is found from another current folder, too."""
-    return {
-        "PYTHONPATH": os.pathsep.join(
-            [str(Path(clipc.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-        )
-    }
 
 
 # --- classify ----------------------------------------------------------------------------------------
@@ -459,7 +450,6 @@ def test_interrupted_embed_leaves_nothing(folder):
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=its_end,
-        env={**os.environ, **package_path()},
     )
     os.close(its_end)
     shown = b""
@@ -627,7 +617,6 @@ def test_broken_pipe_is_quiet(folder):
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, **package_path()},
     )
     with process:
         assert process.stdout.readline().startswith(b"pictures/C.PNG")
@@ -643,8 +632,7 @@ def test_full_disk_behind_standard_output(folder):
             [sys.executable, "-m", "clipc", "models"],
             stdout=full,
             stderr=subprocess.PIPE,
-            env={**os.environ, **package_path()},
-        )
+            )
     assert result.returncode == 1
     assert result.stderr == b"clipc: No space left on device\n"
 
@@ -658,7 +646,7 @@ def test_help_loads_nothing_that_it_does_not_need():
         "print(*sorted(sys.modules), file=sys.stderr)\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, **package_path()}
+        [sys.executable, "-c", script], capture_output=True, text=True
     )
     assert result.stdout.startswith("Usage: clipc ")
     loaded = set(result.stderr.split())

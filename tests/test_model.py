@@ -283,15 +283,9 @@ def test_load_refuses_other_dtypes():
         clipc.load("tiny", dtype="float8")
 
 
-# Where the clipc under test lies: a new interpreter imports from its working folder first.
-HOME_OF_CLIPC = os.path.dirname(os.path.dirname(os.path.abspath(clipc.__file__)))
-
-
 def run_python(code, **environment):
     env = {key: value for key, value in os.environ.items() if key != "CLIPC_MODEL"} | environment
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120, cwd=HOME_OF_CLIPC
-    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120)
 
 
 def test_default_model_is_tiny_with_one_warning():
@@ -442,7 +436,7 @@ def test_ctrl_c_stops_a_long_batch():
          "print('ready', flush=True)\n"
          "model._core.encode_images(pixels)\n"
          "print('finished', flush=True)"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=HOME_OF_CLIPC,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.5)

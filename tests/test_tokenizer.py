@@ -362,7 +362,6 @@ def test_make_merges_refuses_another_file(tmp_path):
 def run(code):
     """Run code in a fresh interpreter. Returns stdout; fails when anything is on stderr."""
     environment = {k: v for k, v in os.environ.items() if k != "TOKENIZERS_PARALLELISM"}
-    environment["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment
     )
