@@ -1,6 +1,5 @@
 #include "image/decode.h"
 
-#include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,19 +8,6 @@
 #include "image/limits.h"
 #include "image/png.h"
 #include "image/stb_decoder.h"
-
-clipc_status clipc_check_pixels(uint32_t height, uint32_t width, uint64_t max_pixels, clipc_message *message)
-{
-    const uint64_t pixels = (uint64_t)height * width;
-    if (pixels > max_pixels) {
-        return clipc_fail(message, CLIPC_ERROR_IMAGE,
-                          "the image has %" PRIu32 " x %" PRIu32 " = %" PRIu64
-                          " pixels, more than the limit of %" PRIu64
-                          " (environment variable CLIPC_MAX_IMAGE_PIXELS)",
-                          width, height, pixels, max_pixels);
-    }
-    return CLIPC_OK;
-}
 
 static clipc_status decode_jpeg(const uint8_t *data, size_t size, uint64_t max_pixels, uint8_t **pixels,
                                 size_t *height, size_t *width, const char **why, clipc_message *message)

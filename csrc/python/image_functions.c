@@ -90,11 +90,11 @@ static PyObject *image_info(PyObject *module, PyObject *argument)
     const uint8_t *const data = (const uint8_t *)PyBytes_AS_STRING(argument);
     const size_t size = (size_t)PyBytes_GET_SIZE(argument);
 
-    Py_BEGIN_ALLOW_THREADS status = clipc_read_image_info(data, size, &info, &message);
+    Py_BEGIN_ALLOW_THREADS
+    status = clipc_read_image_info(data, size, &info, &message);
     Py_END_ALLOW_THREADS
 
-        if (status != CLIPC_OK)
-    {
+    if (status != CLIPC_OK) {
         return clipc_raise(module, status, &message);
     }
     if (info.format == CLIPC_FORMAT_OTHER) {
@@ -125,12 +125,11 @@ static PyObject *decode_image(PyObject *module, PyObject *args, PyObject *kwargs
     const uint8_t *const data = (const uint8_t *)PyBytes_AS_STRING(bytes);
     const size_t size = (size_t)PyBytes_GET_SIZE(bytes);
 
-    Py_BEGIN_ALLOW_THREADS status =
-        clipc_decode_image(data, size, (uint64_t)max_pixels, &pixels, &height, &width, &why, &message);
+    Py_BEGIN_ALLOW_THREADS
+    status = clipc_decode_image(data, size, (uint64_t)max_pixels, &pixels, &height, &width, &why, &message);
     Py_END_ALLOW_THREADS
 
-        if (status != CLIPC_OK)
-    {
+    if (status != CLIPC_OK) {
         return clipc_raise(module, status, &message);
     }
     if (pixels == NULL) {
@@ -176,11 +175,11 @@ static PyObject *resize_to(PyObject *module, PyArrayObject *rgb, size_t height, 
     uint8_t *const out_pixels = PyArray_DATA(out);
     clipc_workspace_init(&workspace);
 
-    Py_BEGIN_ALLOW_THREADS status =
-        clipc_resize_bicubic(&workspace, out_pixels, in_pixels, height, width, geometry);
+    Py_BEGIN_ALLOW_THREADS
+    status = clipc_resize_bicubic(&workspace, out_pixels, in_pixels, height, width, geometry);
     Py_END_ALLOW_THREADS
 
-        PyObject *result = (PyObject *)out;
+    PyObject *result = (PyObject *)out;
     if (status != CLIPC_OK) {
         Py_DECREF(out);
         result = clipc_raise(module, status, &workspace.message);
@@ -293,11 +292,11 @@ static PyObject *preprocess(PyObject *module, PyObject *args, PyObject *kwargs)
     float *const values = PyArray_DATA(out);
     clipc_workspace_init(&workspace);
 
-    Py_BEGIN_ALLOW_THREADS status =
-        clipc_preprocess(&workspace, values, pixels, height, width, (size_t)size, mean, std);
+    Py_BEGIN_ALLOW_THREADS
+    status = clipc_preprocess(&workspace, values, pixels, height, width, (size_t)size, mean, std);
     Py_END_ALLOW_THREADS
 
-        Py_DECREF(rgb);
+    Py_DECREF(rgb);
     PyObject *result = (PyObject *)out;
     if (status != CLIPC_OK) {
         Py_DECREF(out);

@@ -211,8 +211,10 @@ static PyObject *model_new(PyTypeObject *type, PyObject *arguments, PyObject *ke
     if (module == NULL) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS status = clipc_model_load(&model, &config, &loader);
-    Py_END_ALLOW_THREADS Py_CLEAR(source.tensor);
+    Py_BEGIN_ALLOW_THREADS
+    status = clipc_model_load(&model, &config, &loader);
+    Py_END_ALLOW_THREADS
+    Py_CLEAR(source.tensor);
     if (status != CLIPC_OK) {
         return clipc_raise(module, status, &message);
     }
@@ -283,9 +285,11 @@ static PyObject *encode(model_object *self, PyArrayObject *input, encode_call ca
     clipc_status status;
     clipc_workspace_init(&workspace);
     clipc_poll_signals(&workspace, &poll);
-    Py_BEGIN_ALLOW_THREADS status = call(self->model, &workspace, PyArray_DATA(features), input);
+    Py_BEGIN_ALLOW_THREADS
+    status = call(self->model, &workspace, PyArray_DATA(features), input);
     clipc_workspace_free(&workspace);
-    Py_END_ALLOW_THREADS Py_DECREF(input);
+    Py_END_ALLOW_THREADS
+    Py_DECREF(input);
     if (status != CLIPC_OK) {
         Py_DECREF(features);
         return clipc_raise(self->module, status, &workspace.message);

@@ -279,10 +279,10 @@ static PyObject *op_convert(PyObject *module, PyObject *argument)
         return op_refuse(&call);
     }
     clipc_status status;
-    Py_BEGIN_ALLOW_THREADS status =
-        clipc_load_floats(&loader, &loaded, "", "tensor", view->rank, view->shape);
-    Py_END_ALLOW_THREADS if (status == CLIPC_OK)
-    {
+    Py_BEGIN_ALLOW_THREADS
+    status = clipc_load_floats(&loader, &loaded, "", "tensor", view->rank, view->shape);
+    Py_END_ALLOW_THREADS
+    if (status == CLIPC_OK) {
         memcpy(out, loaded, (size_t)PyArray_MultiplyList(shape, view->rank) * sizeof *out);
     }
     clipc_aligned_free(loaded);
@@ -340,8 +340,10 @@ static PyObject *op_linear(PyObject *module, PyObject *arguments, PyObject *keyw
     a.n = (size_t)w_shape[0];
     a.k = (size_t)x_shape[1];
     clipc_status status;
-    Py_BEGIN_ALLOW_THREADS status = run_linear(&call.workspace, &a);
-    Py_END_ALLOW_THREADS return op_end(&call, status);
+    Py_BEGIN_ALLOW_THREADS
+    status = run_linear(&call.workspace, &a);
+    Py_END_ALLOW_THREADS
+    return op_end(&call, status);
 }
 
 static clipc_status run_projection(clipc_loader *loader, float *y, const float *x, size_t m, size_t c,
@@ -382,9 +384,10 @@ static PyObject *op_projection(PyObject *module, PyObject *arguments)
         return op_refuse(&call);
     }
     clipc_status status;
-    Py_BEGIN_ALLOW_THREADS status =
-        run_projection(&loader, y, x_data, (size_t)x_shape[0], (size_t)x_shape[1], (size_t)y_shape[1]);
-    Py_END_ALLOW_THREADS return op_end(&call, status);
+    Py_BEGIN_ALLOW_THREADS
+    status = run_projection(&loader, y, x_data, (size_t)x_shape[0], (size_t)x_shape[1], (size_t)y_shape[1]);
+    Py_END_ALLOW_THREADS
+    return op_end(&call, status);
 }
 
 /* The products that attention and convolution are made of. They differ in which of the two operands is
@@ -506,8 +509,10 @@ static PyObject *op_gemm(PyObject *module, PyObject *arguments, PyObject *keywor
     g.row0 = (size_t)row0;
     g.rows = (size_t)rows;
     clipc_status status;
-    Py_BEGIN_ALLOW_THREADS status = run_gemm(&call.workspace, &g);
-    Py_END_ALLOW_THREADS return op_end(&call, status);
+    Py_BEGIN_ALLOW_THREADS
+    status = run_gemm(&call.workspace, &g);
+    Py_END_ALLOW_THREADS
+    return op_end(&call, status);
 }
 
 /* ---- images ---------------------------------------------------------------------------------------- */
@@ -589,8 +594,10 @@ static PyObject *op_conv2d(PyObject *module, PyObject *arguments, PyObject *keyw
         return op_refuse(&call);
     }
     clipc_status status;
-    Py_BEGIN_ALLOW_THREADS status = run_packed_conv2d(&call.workspace, &a);
-    Py_END_ALLOW_THREADS return op_end(&call, status);
+    Py_BEGIN_ALLOW_THREADS
+    status = run_packed_conv2d(&call.workspace, &a);
+    Py_END_ALLOW_THREADS
+    return op_end(&call, status);
 }
 
 static clipc_status run_conv2d_batchnorm(clipc_workspace *workspace, conv2d_arguments *a,
@@ -634,8 +641,10 @@ static PyObject *op_conv2d_batchnorm(PyObject *module, PyObject *arguments, PyOb
         return op_refuse(&call);
     }
     clipc_status status;
-    Py_BEGIN_ALLOW_THREADS status = run_conv2d_batchnorm(&call.workspace, &a, &loader);
-    Py_END_ALLOW_THREADS return op_end(&call, status);
+    Py_BEGIN_ALLOW_THREADS
+    status = run_conv2d_batchnorm(&call.workspace, &a, &loader);
+    Py_END_ALLOW_THREADS
+    return op_end(&call, status);
 }
 
 static PyObject *op_avg_pool2d(PyObject *module, PyObject *arguments)
@@ -658,9 +667,11 @@ static PyObject *op_avg_pool2d(PyObject *module, PyObject *arguments)
     if (y == NULL) {
         return op_refuse(&call);
     }
-    Py_BEGIN_ALLOW_THREADS clipc_avg_pool2d_forward(y, x_data, (size_t)size, (size_t)shape[0],
-                                                    (size_t)shape[1], (size_t)shape[2], (size_t)shape[3]);
-    Py_END_ALLOW_THREADS return op_end(&call, CLIPC_OK);
+    Py_BEGIN_ALLOW_THREADS
+    clipc_avg_pool2d_forward(y, x_data, (size_t)size, (size_t)shape[0], (size_t)shape[1], (size_t)shape[2],
+                             (size_t)shape[3]);
+    Py_END_ALLOW_THREADS
+    return op_end(&call, CLIPC_OK);
 }
 
 /* ---- attention ------------------------------------------------------------------------------------- */
@@ -725,9 +736,11 @@ static PyObject *op_attention(PyObject *module, PyObject *arguments, PyObject *k
         return op_refuse(&call);
     }
     clipc_status status;
-    Py_BEGIN_ALLOW_THREADS status = clipc_attention_forward(
-        &call.workspace, out, qkv_data, offsets, b, (size_t)heads, (size_t)(out_shape[1] / heads), causal);
-    Py_END_ALLOW_THREADS return op_end(&call, status);
+    Py_BEGIN_ALLOW_THREADS
+    status = clipc_attention_forward(&call.workspace, out, qkv_data, offsets, b, (size_t)heads,
+                                     (size_t)(out_shape[1] / heads), causal);
+    Py_END_ALLOW_THREADS
+    return op_end(&call, status);
 }
 
 static clipc_status load_attention_pool(clipc_attention_pool *pool, clipc_loader *loader, size_t d)
@@ -777,9 +790,10 @@ static PyObject *op_attention_pool(PyObject *module, PyObject *arguments)
     }
     clipc_attention_pool pool = {.hw = (size_t)shape[1], .c = (size_t)shape[2], .nh = (size_t)heads};
     clipc_status status;
-    Py_BEGIN_ALLOW_THREADS status =
-        run_attention_pool(&call.workspace, y, x_data, &pool, &loader, (size_t)shape[0], (size_t)d);
-    Py_END_ALLOW_THREADS return op_end(&call, status);
+    Py_BEGIN_ALLOW_THREADS
+    status = run_attention_pool(&call.workspace, y, x_data, &pool, &loader, (size_t)shape[0], (size_t)d);
+    Py_END_ALLOW_THREADS
+    return op_end(&call, status);
 }
 
 /* ---- rows ------------------------------------------------------------------------------------------ */
@@ -806,8 +820,10 @@ static PyObject *op_layernorm(PyObject *module, PyObject *arguments, PyObject *k
         return op_refuse(&call);
     }
     const clipc_layernorm layer = {(float *)weight_data, (float *)bias_data, (size_t)shape[1]};
-    Py_BEGIN_ALLOW_THREADS clipc_layernorm_forward(out, mean, rstd, x_data, &layer, (size_t)shape[0]);
-    Py_END_ALLOW_THREADS return op_end(&call, CLIPC_OK);
+    Py_BEGIN_ALLOW_THREADS
+    clipc_layernorm_forward(out, mean, rstd, x_data, &layer, (size_t)shape[0]);
+    Py_END_ALLOW_THREADS
+    return op_end(&call, CLIPC_OK);
 }
 
 static PyObject *op_softmax(PyObject *module, PyObject *argument)
@@ -821,11 +837,12 @@ static PyObject *op_softmax(PyObject *module, PyObject *argument)
         !new_residual_output(&call, &y, &x_data, 1, 2, shape)) {
         return op_refuse(&call);
     }
-    Py_BEGIN_ALLOW_THREADS for (npy_intp row = 0; row < shape[0]; row++)
-    {
+    Py_BEGIN_ALLOW_THREADS
+    for (npy_intp row = 0; row < shape[0]; row++) {
         clipc_elementwise()->softmax(y + row * shape[1], (size_t)shape[1]);
     }
-    Py_END_ALLOW_THREADS return op_end(&call, CLIPC_OK);
+    Py_END_ALLOW_THREADS
+    return op_end(&call, CLIPC_OK);
 }
 
 static PyObject *op_epilogue(PyObject *module, PyObject *arguments, PyObject *keywords)
@@ -848,13 +865,14 @@ static PyObject *op_epilogue(PyObject *module, PyObject *arguments, PyObject *ke
         !new_residual_output(&call, &y, &x_data, 1, 2, shape)) {
         return op_refuse(&call);
     }
-    Py_BEGIN_ALLOW_THREADS for (npy_intp row = 0; row < shape[0]; row++)
-    {
+    Py_BEGIN_ALLOW_THREADS
+    for (npy_intp row = 0; row < shape[0]; row++) {
         clipc_elementwise()->epilogue(y + row * shape[1], bias_data,
                                       residual_data ? residual_data + row * shape[1] : NULL, activation,
                                       (size_t)shape[1]);
     }
-    Py_END_ALLOW_THREADS return op_end(&call, CLIPC_OK);
+    Py_END_ALLOW_THREADS
+    return op_end(&call, CLIPC_OK);
 }
 
 /* ---- threads and memory ---------------------------------------------------------------------------- */
@@ -894,11 +912,12 @@ static PyObject *op_parallel_for(PyObject *module, PyObject *arguments)
         return op_refuse(&call);
     }
     memset(job.counts, 0, (size_t)(n_tasks * n_nested) * sizeof *job.counts);
-    Py_BEGIN_ALLOW_THREADS for (Py_ssize_t i = 0; i < rounds; i++)
-    {
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t i = 0; i < rounds; i++) {
         clipc_parallel_for((size_t)n_tasks, counting_task, &job);
     }
-    Py_END_ALLOW_THREADS return op_end(&call, CLIPC_OK);
+    Py_END_ALLOW_THREADS
+    return op_end(&call, CLIPC_OK);
 }
 
 /* One step of op_arena: a mark is set (-1) or returned to (-2), or a block allocated and overwritten. */
