@@ -11,7 +11,6 @@ typedef struct {
     size_t b;
     const float *x; /* [B, HW, C] */
     float *tokens;  /* [B, 1 + HW, C] */
-    float *means;   /* [B, C]: the token 0 of each image */
     float *q;       /* [B, C] */
     float *keys;    /* [NH, B, C]: Wk_h^T q_h */
     float *scores;  /* [NH, B, 1 + HW] */
@@ -41,7 +40,6 @@ static void tokens_task(void *context, size_t image)
     for (size_t i = 0; i < hw * c; i++) {
         tokens[c + i] = x[i] + positions[c + i];
     }
-    memcpy(job->means + image * c, mean, c * sizeof(float));
 }
 
 static void head_task(void *context, size_t head)
@@ -70,7 +68,6 @@ clipc_status clipc_attention_pool_forward(clipc_workspace *workspace, float *y, 
     const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);
     pool_job job = {.pool = pool, .b = b, .x = x};
     CLIPC_TRY(clipc_workspace_floats(workspace, &job.tokens, b * t * c));
-    CLIPC_TRY(clipc_workspace_floats(workspace, &job.means, b * c));
     CLIPC_TRY(clipc_workspace_floats(workspace, &job.q, b * c));
     CLIPC_TRY(clipc_workspace_floats(workspace, &job.keys, nh * b * c));
     CLIPC_TRY(clipc_workspace_floats(workspace, &job.scores, nh * b * t));
@@ -78,7 +75,9 @@ clipc_status clipc_attention_pool_forward(clipc_workspace *workspace, float *y, 
     CLIPC_TRY(clipc_workspace_floats(workspace, &job.v, b * c));
 
     clipc_parallel_for(b, tokens_task, &job);
-    clipc_linear_forward(job.q, job.means, NULL, &pool->q_proj, CLIPC_ACTIVATION_NONE, b);
+    /* The queries are the first tokens, t rows apart. */
+    const clipc_epilogue q_bias = {pool->q_proj.bias, NULL, 0, CLIPC_ACTIVATION_NONE};
+    clipc_gemm_forward(job.q, c, job.tokens, t * c, &pool->q_proj.weight, b, &q_bias);
     clipc_parallel_for(nh, head_task, &job);
     for (size_t image = 0; image < b; image++) {
         clipc_elementwise()->epilogue(job.v + image * c, pool->v_proj.bias, NULL, CLIPC_ACTIVATION_NONE, c);

@@ -7,7 +7,8 @@
 #include "model/clip_model.h"
 
 typedef struct {
-    PyObject_HEAD clipc_model *model;
+    PyObject_HEAD
+    clipc_model *model;
     PyObject *module; /* clipc._core, for its exceptions */
 } model_object;
 

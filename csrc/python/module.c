@@ -62,11 +62,6 @@ static PyMethodDef module_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyObject *import_error_class(PyObject *errors, const char *name)
-{
-    return PyObject_GetAttrString(errors, name);
-}
-
 static int module_exec(PyObject *module)
 {
     clipc_module_state *state = PyModule_GetState(module);
@@ -79,8 +74,8 @@ static int module_exec(PyObject *module)
     if (errors == NULL) {
         return -1;
     }
-    state->image_error = import_error_class(errors, "ImageError");
-    state->weights_error = import_error_class(errors, "WeightsError");
+    state->image_error = PyObject_GetAttrString(errors, "ImageError");
+    state->weights_error = PyObject_GetAttrString(errors, "WeightsError");
     Py_DECREF(errors);
     if (state->image_error == NULL || state->weights_error == NULL) {
         return -1;
