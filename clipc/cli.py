@@ -23,6 +23,8 @@ import click
 
 import clipc
 from clipc.errors import ClipcError, ClipcWarning
+from clipc.model import DEFAULT_BATCH_SIZE
+from clipc.progress import progress_bar
 
 # Files that are taken from a folder. A file that is named, or that a pattern matches, may end as it likes.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -30,7 +32,6 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".ti
 # Labels printed for an image unless --top-k says otherwise: more do not fit into a line.
 PRINTED_LABELS = 10
 
-IMAGE_BATCH = 64
 TEXT_BATCH = 256
 
 STANDARD_INPUT = "-"
@@ -421,20 +422,8 @@ def _read_images(model, batch, *, exif, skip):
     return read, np.concatenate(pixels) if pixels else None, skipped
 
 
-class _NoBar:
-    def update(self, n):
-        pass
-
-
-@contextlib.contextmanager
 def _progress_bar(total, unit, wanted):
-    if not wanted or total < 2 or not sys.stderr.isatty():
-        yield _NoBar()
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit=unit, file=sys.stderr, dynamic_ncols=True) as bar:
-        yield bar
+    return progress_bar(total, unit, wanted and total > 1 and sys.stderr.isatty())
 
 
 # --- clipc classify ----------------------------------------------------------------------------------
@@ -461,7 +450,7 @@ def _check_template(ctx, parameter, values):
 @click.option("-k", "--top-k", type=click.IntRange(min=1), metavar="K",
               help=f"How many labels to print, best first. Default: up to {PRINTED_LABELS}; with --json all.")
 @_json_option
-@_computing_options(f"Images held in memory at the same time. Default: {IMAGE_BATCH}.")
+@_computing_options(f"Images held in memory at the same time. Default: {DEFAULT_BATCH_SIZE}.")
 def classify(image, labels, more, labels_file, templates, top_k, as_json, model, exif, recursive,
              skip_unreadable, batch_size, threads, quiet):
     """Say which of the LABELS fits a picture best.
@@ -496,7 +485,7 @@ def classify(image, labels, more, labels_file, templates, top_k, as_json, model,
     batches = _encode_images(
         loaded,
         sources,
-        batch_size=batch_size or IMAGE_BATCH,
+        batch_size=batch_size or DEFAULT_BATCH_SIZE,
         exif=exif,
         skip=skip_unreadable,
         progress=as_json and not quiet,
@@ -621,7 +610,9 @@ def _pad(text, width):
 @click.option("--truncate", is_flag=True,
               help="Cut texts that are too long for the model, instead of stopping.")
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
-@_computing_options(f"Inputs computed at the same time. Default: {IMAGE_BATCH} images or {TEXT_BATCH} texts.")
+@_computing_options(
+    f"Inputs computed at the same time. Default: {DEFAULT_BATCH_SIZE} images or {TEXT_BATCH} texts."
+)
 def embed(inputs, output, texts, from_file, names, normalize, truncate, force, model, exif, recursive,
           skip_unreadable, batch_size, threads, quiet):
     """Write the vectors of images or texts to a NumPy file.
@@ -681,7 +672,7 @@ def embed(inputs, output, texts, from_file, names, normalize, truncate, force, m
         batches = _encode_images(
             loaded,
             sources,
-            batch_size=batch_size or IMAGE_BATCH,
+            batch_size=batch_size or DEFAULT_BATCH_SIZE,
             exif=exif,
             skip=skip_unreadable,
             progress=not quiet,

@@ -5,6 +5,10 @@ Wrong arguments raise ``TypeError`` or ``ValueError``, missing files ``OSError``
 caller who walks over many files can tell a bad file from a bad call.
 """
 
+import os
+import sys
+import warnings
+
 
 class ClipcError(Exception):
     """Base class of the exceptions that clipc defines."""
@@ -20,3 +24,12 @@ class WeightsError(ClipcError, ValueError):
 
 class ClipcWarning(UserWarning):
     """A result is valid but may not be what the caller expects."""
+
+
+def warn(message):
+    """Give a `ClipcWarning` that points to the line outside clipc that led to it."""
+    folder = os.path.dirname(__file__)
+    level, frame = 1, sys._getframe()
+    while frame is not None and os.path.dirname(frame.f_code.co_filename).startswith(folder):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, ClipcWarning, stacklevel=level)

@@ -14,12 +14,11 @@ import operator
 import os
 import re
 import sys
-import warnings
 
 import numpy as np
 
 from . import _core
-from .errors import ClipcWarning, ImageError
+from .errors import ImageError, warn
 
 MAX_PIXELS_VARIABLE = "CLIPC_MAX_IMAGE_PIXELS"
 DEFAULT_MAX_PIXELS = 178_956_970  # where Pillow, too, refuses an image as a decompression bomb
@@ -390,10 +389,8 @@ def _upright(rgb, orientation, exif, label):
         return np.ascontiguousarray(turn(rgb))
     if not _orientation_warning_given:
         _orientation_warning_given = True
-        warnings.warn(
+        warn(
             f"{label}: its Exif orientation is {orientation}, so it is used rotated or mirrored, as the "
-            "original CLIP code does; exif=True turns it upright (this is said once)",
-            ClipcWarning,
-            stacklevel=2,
+            "original CLIP code does; exif=True turns it upright (this is said once)"
         )
     return rgb

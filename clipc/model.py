@@ -5,13 +5,13 @@ from __future__ import annotations
 import collections
 import os
 import threading
-import warnings
 
 import numpy as np
 
 from clipc import _core, image, tokenizer, weights
-from clipc.errors import ClipcWarning, WeightsError
+from clipc.errors import WeightsError, warn
 from clipc.prediction import Prediction, Predictions
+from clipc.progress import progress_bar
 
 DTYPES = ("float32",)
 
@@ -146,7 +146,7 @@ class Model:
         if not images:
             raise ValueError("images: the list is empty; expected at least one image")
         features = np.empty((len(images), self.embed_dim), np.float32)
-        with _progress_bar(len(images), "image", progress) as bar:
+        with progress_bar(len(images), "image", progress) as bar:
             for begin in range(0, len(images), batch_size):
                 batch = images[begin : begin + batch_size]
                 pixels = image.preprocess(
@@ -370,11 +370,9 @@ class Model:
             named = ", ".join(repr(word) for word in new[:10]) + (
                 f" and {len(new) - 10} more" if new[10:] else ""
             )
-            warnings.warn(
+            warn(
                 f"the model {self.name!r} has no embedding for {named}, so a text with such a word is read "
-                "as if the word were missing; Model.knows(text) tells beforehand",
-                ClipcWarning,
-                stacklevel=_stacklevel_outside_clipc(),
+                "as if the word were missing; Model.knows(text) tells beforehand"
             )
 
 
@@ -439,12 +437,10 @@ def default_model():
             asked = os.environ.get("CLIPC_MODEL")
             _default_model = load(asked or weights.EMBEDDED_FILE)
             if not asked:
-                warnings.warn(
+                warn(
                     "no model was chosen, so clipc uses the small embedded model 'tiny'. It knows about 300 "
                     "everyday things at 64 x 64 pixels, and nothing of faces, professions or landmarks. Set "
-                    "CLIPC_MODEL, or load a model with clipc.load(path), for more.",
-                    ClipcWarning,
-                    stacklevel=_stacklevel_outside_clipc(),
+                    "CLIPC_MODEL, or load a model with clipc.load(path), for more."
                 )
         return _default_model
 
@@ -544,33 +540,3 @@ def _check_templates(templates):
         if "{}" not in template:
             raise ValueError(f"templates: {template!r} has no {{}} where the label goes")
     return templates
-
-
-class _NoProgressBar:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc_info):
-        return False
-
-    def update(self, n):
-        pass
-
-
-def _progress_bar(total, unit, wanted):
-    if not wanted:
-        return _NoProgressBar()
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, unit=unit)
-
-
-def _stacklevel_outside_clipc():
-    """The stack level of the caller outside clipc, so that a warning points to the user's line."""
-    import sys
-
-    folder = os.path.dirname(__file__)
-    level, frame = 1, sys._getframe(1)
-    while frame is not None and os.path.dirname(frame.f_code.co_filename).startswith(folder):
-        level, frame = level + 1, frame.f_back
-    return level

@@ -45,7 +45,8 @@ def _send(stream, message):
 
 def environment(**variables):
     """The environment for a child that imports this module."""
-    path = [os.path.dirname(os.path.abspath(__file__)), os.environ["PYTHONPATH"]]  # the latter set in conftest
+    # conftest.py has put the clipc under test into PYTHONPATH.
+    path = [os.path.dirname(os.path.abspath(__file__)), os.environ["PYTHONPATH"]]
     return os.environ | {"PYTHONPATH": os.pathsep.join(path)} | variables
 
 

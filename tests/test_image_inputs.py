@@ -323,6 +323,7 @@ def test_exif_orientation(format, orientation, fresh_orientation_warning):
     messages = [str(w.message) for w in caught if w.category is ClipcWarning]
     assert len(messages) == (1 if orientation != 1 else 0)
     assert all(f"orientation is {orientation}" in message and "exif=True" in message for message in messages)
+    assert all(warning.filename == __file__ for warning in caught)  # the line to change, not one of clipc's
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 255])

@@ -18,11 +18,10 @@ from __future__ import annotations
 import math
 import operator
 import re
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipc.errors import ClipcWarning, WeightsError
+from clipc.errors import WeightsError, warn
 from clipc.weights.safetensors_file import load_json
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -225,11 +224,9 @@ def build_config(state, *, folder, name, entry=None, activation=None, heads=None
                 "pass heads=(image, text)"
             )
         if key in zoo and sources[key] == described.get("model_file") and chosen[key] != zoo[key]:
-            warnings.warn(
+            warn(
                 f"{entry.name}: {sources[key]} beside the weights says {key} = {chosen[key]}, "
-                f"OpenAI's model has {zoo[key]}; the file's value is used",
-                ClipcWarning,
-                stacklevel=4,
+                f"OpenAI's model has {zoo[key]}; the file's value is used"
             )
     for tower in ("vision", "text"):
         width, count = _attention_width(sizes, tower), chosen[f"{tower}_heads"]

@@ -1,0 +1,31 @@
+"""The progress bar of long work."""
+
+from __future__ import annotations
+
+import contextlib
+
+
+class _NoBar:
+    def update(self, n):
+        pass
+
+
+@contextlib.contextmanager
+def progress_bar(total, unit, wanted):
+    """A bar on standard error, or in the notebook, whose ``update(n)`` counts `n` more of `total`.
+
+    Parameters
+    ----------
+    total : int
+    unit : str
+        What is counted, such as "image".
+    wanted : bool
+        Without it nothing is shown, and tqdm is not imported.
+    """
+    if not wanted:
+        yield _NoBar()
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, unit=unit, dynamic_ncols=True) as bar:
+        yield bar
