@@ -8,11 +8,13 @@
     Writes weights in every layout of files that clipc reads.
 `transformers_reference`
     Features by Hugging Face's implementation.
+`explanations`
+    Every method of explanation by autograd, and the package `grad-cam`.
 
 All of it needs PyTorch; import it inside tests or fixtures where tests without PyTorch share the file.
 """
 
-from . import layouts
+from . import explanations, layouts
 from .architecture import Architecture
 from .clip_reference import (
     Features,
@@ -41,6 +43,7 @@ __all__ = [
     "build_reference",
     "check_parity",
     "double_reference",
+    "explanations",
     "layouts",
     "load_float32",
     "max_error",
