@@ -64,6 +64,14 @@ _load_core()
 
 # ruff: noqa: E402
 from clipc.errors import ClipcError, ClipcWarning, ImageError, WeightsError
+from clipc.explanation import (
+    HeatMap,
+    WordRelevance,
+    difference_map,
+    grad_cam,
+    seen_box,
+    text_relevance,
+)
 from clipc.model import Model, get_num_threads, load, set_num_threads, show_config
 from clipc.tokenizer import tokenize
 from clipc.weights.zoo import available_models
@@ -81,22 +89,28 @@ from clipc.zeroshot import (
 __all__ = [
     "ClipcError",
     "ClipcWarning",
+    "HeatMap",
     "ImageError",
     "Model",
     "Prediction",
     "WeightsError",
+    "WordRelevance",
     "available_models",
     "classifier",
     "classify",
     "encode_image",
+    "difference_map",
     "encode_text",
     "get_num_threads",
+    "grad_cam",
     "knows",
     "load",
     "preprocess",
+    "seen_box",
     "set_num_threads",
     "show_config",
     "similarity",
+    "text_relevance",
     "tokenize",
 ]
 
