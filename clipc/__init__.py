@@ -63,6 +63,7 @@ def _load_core():
 _load_core()
 
 # ruff: noqa: E402
+from clipc.drawing import overlay
 from clipc.errors import ClipcError, ClipcWarning, ImageError, WeightsError
 from clipc.explanation import (
     HeatMap,
@@ -105,6 +106,7 @@ __all__ = [
     "grad_cam",
     "knows",
     "load",
+    "overlay",
     "preprocess",
     "seen_box",
     "set_num_threads",
