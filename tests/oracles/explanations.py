@@ -12,6 +12,7 @@ Surgery (Li et al. 2023), MaskCLIP (Zhou et al. 2022), SCLIP (Wang et al. 2023).
 Letters: D embedding size, T tokens, C width, NH heads, HS head size, GH and GW rows and columns of the grid.
 """
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
@@ -674,6 +675,107 @@ def word_scores(tokens, values, tokenizer):
             words.append((raw.decode("utf-8"), total))
             word, total = "", 0.0
     return words
+
+
+# -- kinks ---------------------------------------------------------------------------------------------------
+
+
+def kinks(model, x, within=2e-5):
+    """Where a ModifiedResNet's gradient hangs on a rounding error.
+
+    A ReLU's gradient jumps at zero. Of the millions of activations of a picture a few are so near to it that
+    float32 may find them on the other side; which, differs from one order of summation to the next.
+
+    Parameters
+    ----------
+    x : array (3, R, R)
+    within : float
+        How near, as a share of the root mean square of the same layer's activations.
+
+    Returns
+    -------
+    list of (str, int)
+        Names of ReLUs, and positions in their flattened input.
+    """
+    found = []
+
+    def look(name, module, inputs):
+        near = inputs[0].abs() < within * inputs[0].square().mean().sqrt()
+        found.extend((name, position) for position in near.flatten().nonzero()[:, 0].tolist())
+
+    handles = [module.register_forward_pre_hook(functools.partial(look, name))
+               for name, module in rectifiers(model).items()]
+    with torch.no_grad():
+        image_pass(model, picture(model, x)[None])
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def rectifiers(model):
+    """The ReLUs of the residual blocks, by name; a vision transformer has none."""
+    return {name: module for name, module in model.visual.named_modules()
+            if isinstance(module, torch.nn.ReLU) and name.startswith("layer")}
+
+
+@contextlib.contextmanager
+def flipped(model, positions):
+    """Meanwhile the gradients at these `kinks` are 1 where they were 0, and 0 where they were 1."""
+    by_name = {}
+    for name, position in positions:
+        by_name.setdefault(name, []).append(position)
+    modules, handles, extra = rectifiers(model), [], {}
+
+    def before(name, module, inputs):
+        values = inputs[0].flatten()[by_name[name]]
+        # Adds nothing but its gradient.
+        extra[name] = torch.where(values > 0, -1, 1) * (values - values.detach())
+
+    def after(name, module, inputs, output):
+        index = torch.tensor(by_name[name])
+        return output.flatten().index_add(0, index, extra[name]).reshape(output.shape)
+
+    for name in by_name:
+        handles.append(modules[name].register_forward_pre_hook(functools.partial(before, name)))
+        handles.append(modules[name].register_forward_hook(functools.partial(after, name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def kinks_as_in(found, model, x, compute, within=2e-5):
+    """Those `kinks` that have to be flipped for a map to be as it was found, by matching pursuit.
+
+    Parameters
+    ----------
+    found : array
+    compute : callable
+        From a picture to what was found, by this model.
+
+    Returns
+    -------
+    flips : list
+        For `flipped`.
+    maps : array
+        By `compute`, with these flips.
+    """
+    candidates, base, flips = kinks(model, x, within), compute(x), []
+    changes = []
+    for kink in candidates:
+        with flipped(model, [kink]):
+            changes.append(compute(x) - base)
+    rest = found - base
+    for _ in candidates:
+        gains = [(rest**2).sum() - ((rest - change) ** 2).sum() for change in changes]
+        best = int(np.argmax(gains))
+        if gains[best] <= 0:
+            break
+        rest, flips = rest - changes[best], [*flips, candidates[best]]
+        changes[best] = np.zeros_like(base)
+    with flipped(model, flips):
+        return flips, compute(x)
 
 
 # -- the package grad-cam ------------------------------------------------------------------------------------
