@@ -26,6 +26,18 @@ typedef struct {
      * out, in, weight, bias: [n]; mean, rstd: [1] or NULL, kept for the backward pass */
     void (*layernorm)(float *out, float *mean, float *rstd, const float *in, const float *weight,
                       const float *bias, float eps, size_t n);
+
+    /* dy = dy * activation'(x)   dy, x: [n]; x is what the activation was applied to; for ReLU its result
+     * serves as well */
+    void (*activation_backward)(float *dy, const float *x, clipc_activation activation, size_t n);
+
+    /* dp = p * (dp - sum p dp), the gradient with respect to the scores whose softmax is p   dp, p: [n] */
+    void (*softmax_backward)(float *dp, const float *p, size_t n);
+
+    /* din = din + rstd * (g - mean g - h * mean(g h)),  g = dout * weight, h = (in - mean) * rstd
+     * din, dout, in, weight: [n]; mean, rstd as layernorm gave them */
+    void (*layernorm_backward)(float *din, const float *dout, const float *in, float mean, float rstd,
+                               const float *weight, size_t n);
 } clipc_elementwise_kernels;
 
 const clipc_elementwise_kernels *clipc_elementwise(void);

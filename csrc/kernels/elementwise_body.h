@@ -188,9 +188,98 @@ static void KERNEL(layernorm)(float *out, float *mean_out, float *rstd_out, cons
     }
 }
 
+/* d/dx x s(x) = s (1 + 1.702 x (1 - s)),  s(x) = 1 / (1 + e^(-1.702 x)) */
+static inline float KERNEL(quick_gelu_slope)(float x)
+{
+    const float s = 1.0f / (1.0f + KERNEL(exp)(-1.702f * x));
+    /* Where s is 0 the product with a large x is, too; 0 * -infinity would not be. */
+    const float rest = 1.702f * x * (1.0f - s);
+    return s == 0.0f ? 0.0f : s * (1.0f + rest);
+}
+
+/* d/dx x Phi(x) = Phi(x) + x phi(x), the normal distribution and its density */
+static inline float KERNEL(gelu_slope)(float x)
+{
+    const float tail = 0.5f * KERNEL(erfc_of_magnitude)(x * 0.70710678f);
+    const float density = 0.39894228f * KERNEL(exp)(-0.5f * x * x);
+    const float xdensity = density == 0.0f ? 0.0f : x * density;
+    return (x < 0.0f ? tail : 1.0f - tail) + xdensity;
+}
+
+static void KERNEL(activation_backward)(float *restrict dy, const float *restrict x,
+                                        clipc_activation activation, size_t n)
+{
+    switch (activation) {
+    case CLIPC_ACTIVATION_NONE:
+        break;
+    case CLIPC_ACTIVATION_RELU:
+        for (size_t i = 0; i < n; i++) {
+            dy[i] = x[i] > 0.0f ? dy[i] : 0.0f;
+        }
+        break;
+    case CLIPC_ACTIVATION_QUICK_GELU:
+        for (size_t i = 0; i < n; i++) {
+            dy[i] *= KERNEL(quick_gelu_slope)(x[i]);
+        }
+        break;
+    case CLIPC_ACTIVATION_GELU:
+        for (size_t i = 0; i < n; i++) {
+            dy[i] *= KERNEL(gelu_slope)(x[i]);
+        }
+        break;
+    }
+}
+
+static void KERNEL(softmax_backward)(float *restrict dp, const float *restrict p, size_t n)
+{
+    float lanes[LANES] = {0.0f};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (size_t l = 0; l < LANES; l++) {
+            lanes[l] = MULADD(p[i + l], dp[i + l], lanes[l]);
+        }
+    }
+    float sum = KERNEL(sum_of_lanes)(lanes);
+    for (; i < n; i++) {
+        sum = MULADD(p[i], dp[i], sum);
+    }
+    for (i = 0; i < n; i++) {
+        dp[i] = p[i] * (dp[i] - sum);
+    }
+}
+
+static void KERNEL(layernorm_backward)(float *restrict din, const float *restrict dout,
+                                       const float *restrict in, float mean, float rstd,
+                                       const float *restrict weight, size_t n)
+{
+    float g_lanes[LANES] = {0.0f}, gh_lanes[LANES] = {0.0f};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (size_t l = 0; l < LANES; l++) {
+            const float g = dout[i + l] * weight[i + l];
+            g_lanes[l] += g;
+            gh_lanes[l] = MULADD(g, (in[i + l] - mean) * rstd, gh_lanes[l]);
+        }
+    }
+    float g_sum = KERNEL(sum_of_lanes)(g_lanes), gh_sum = KERNEL(sum_of_lanes)(gh_lanes);
+    for (; i < n; i++) {
+        const float g = dout[i] * weight[i];
+        g_sum += g;
+        gh_sum = MULADD(g, (in[i] - mean) * rstd, gh_sum);
+    }
+    const float g_mean = g_sum / (float)n, gh_mean = gh_sum / (float)n;
+    for (i = 0; i < n; i++) {
+        const float h = (in[i] - mean) * rstd;
+        din[i] += rstd * (dout[i] * weight[i] - g_mean - h * gh_mean);
+    }
+}
+
 static const clipc_elementwise_kernels KERNEL(elementwise_table) = {
     .name = KERNEL_ISA_NAME,
     .epilogue = KERNEL(epilogue),
     .softmax = KERNEL(softmax),
     .layernorm = KERNEL(layernorm),
+    .activation_backward = KERNEL(activation_backward),
+    .softmax_backward = KERNEL(softmax_backward),
+    .layernorm_backward = KERNEL(layernorm_backward),
 };

@@ -105,10 +105,50 @@ void clipc_gemm_forward(float *y, size_t ldy, const float *x, size_t ldx, const 
     clipc_parallel_for(job.n_tasks, gemm_task, &job);
 }
 
+typedef struct {
+    float *dx;
+    size_t lddx;
+    const float *dy;
+    size_t lddy;
+    const float *w; /* its first row that counts */
+    size_t rows, k, m;
+    bool accumulate;
+    size_t n_tasks;
+    bool split_columns; /* of dx; else its rows are split */
+} gemm_backward_job;
+
+static void gemm_backward_task(void *context, size_t index)
+{
+    const gemm_backward_job *job = context;
+    size_t row0 = 0, row1 = job->m, col0 = 0, col1 = job->k;
+    if (job->split_columns) {
+        task_range(job->k, 16, job->n_tasks, index, &col0, &col1);
+    } else {
+        task_range(job->m, 8, job->n_tasks, index, &row0, &row1);
+    }
+    if (row0 == row1 || col0 == col1) {
+        return;
+    }
+    clipc_gemm_ab(job->dx + row0 * job->lddx + col0, job->lddx, job->dy + row0 * job->lddy, job->lddy,
+                  job->w + col0, job->k, row1 - row0, col1 - col0, job->rows, 1.0f, job->accumulate);
+}
+
+void clipc_gemm_backward(float *dx, size_t lddx, const float *dy, size_t lddy, const clipc_packed_matrix *w,
+                         size_t row0, size_t rows, size_t m, bool accumulate)
+{
+    gemm_backward_job job = {dx, lddx,       dy, lddy, w->panels + row0 * w->k, rows, w->k,
+                             m,  accumulate, 1,  false};
+    if ((double)m * (double)rows * (double)w->k >= PARALLEL_THRESHOLD) {
+        job.n_tasks = (size_t)clipc_get_num_threads();
+        job.split_columns = w->k > m;
+    }
+    clipc_parallel_for(job.n_tasks, gemm_backward_task, &job);
+}
+
 void clipc_gemm_rows_transposed(float *y, size_t ldy, const float *x, size_t ldx,
                                 const clipc_packed_matrix *w, size_t row0, size_t rows, size_t m)
 {
-    clipc_gemm_ab(y, ldy, x, ldx, w->panels + row0 * w->k, w->k, m, w->k, rows);
+    clipc_gemm_ab(y, ldy, x, ldx, w->panels + row0 * w->k, w->k, m, w->k, rows, 1.0f, false);
 }
 
 void clipc_gemm_rows(float *y, size_t ldy, const float *x, size_t ldx, const clipc_packed_matrix *w,
@@ -125,10 +165,17 @@ void clipc_gemm_abt(float *c, size_t ldc, const float *a, size_t lda, const floa
 }
 
 void clipc_gemm_ab(float *c, size_t ldc, const float *a, size_t lda, const float *b, size_t ldb, size_t m,
-                   size_t n, size_t k)
+                   size_t n, size_t k, float alpha, bool accumulate)
 {
-    BLAS(cblas_sgemm)(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)m, (int)n, (int)k, 1.0f, a, (int)lda, b,
-                      (int)ldb, 0.0f, c, (int)ldc);
+    BLAS(cblas_sgemm)(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)m, (int)n, (int)k, alpha, a, (int)lda,
+                      b, (int)ldb, accumulate ? 1.0f : 0.0f, c, (int)ldc);
+}
+
+void clipc_gemm_atb(float *c, size_t ldc, const float *a, size_t lda, const float *b, size_t ldb, size_t m,
+                    size_t n, size_t k, float alpha, bool accumulate)
+{
+    BLAS(cblas_sgemm)(CblasRowMajor, CblasTrans, CblasNoTrans, (int)m, (int)n, (int)k, alpha, a, (int)lda, b,
+                      (int)ldb, accumulate ? 1.0f : 0.0f, c, (int)ldc);
 }
 
 void clipc_gemm_init(void)

@@ -5,11 +5,12 @@
  * This version has one implementation, OpenBLAS, which reads W as it stands: the packed form is W itself,
  * rows of K floats. Code outside this file treats clipc_packed_matrix as opaque, so that a kernel with
  * panels of its own changes clipc_pack_matrix and the multiplications below, and nothing else.
- * The backward pass (dx = dy @ W) reads the same packed form.
+ * The gradient, dx = dy @ W, reads the same packed form.
  */
 #ifndef CLIPC_KERNELS_GEMM_H
 #define CLIPC_KERNELS_GEMM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "core/status.h"
@@ -40,6 +41,13 @@ typedef struct {
 void clipc_gemm_forward(float *y, size_t ldy, const float *x, size_t ldx, const clipc_packed_matrix *w,
                         size_t m, const clipc_epilogue *epilogue);
 
+/* dx = dy @ W[row0 : row0 + rows], or dx + that with `accumulate`
+ * dy: [M, rows] with row stride lddy, dx: [M, K] with row stride lddx
+ * The gradient of clipc_gemm_forward with respect to x, where dy is that of y; with fewer rows than W has,
+ * of the columns row0 to row0 + rows of y. Split over the thread pool. */
+void clipc_gemm_backward(float *dx, size_t lddx, const float *dy, size_t lddy, const clipc_packed_matrix *w,
+                         size_t row0, size_t rows, size_t m, bool accumulate);
+
 /* y = x @ W[row0 : row0 + rows]   x: [M, rows] with stride ldx, y: [M, K] with stride ldy
  * One thread. The product with a block of rows of W from the other side: one head of an attention. */
 void clipc_gemm_rows_transposed(float *y, size_t ldy, const float *x, size_t ldx,
@@ -53,9 +61,15 @@ void clipc_gemm_rows(float *y, size_t ldy, const float *x, size_t ldx, const cli
 void clipc_gemm_abt(float *c, size_t ldc, const float *a, size_t lda, const float *b, size_t ldb, size_t m,
                     size_t n, size_t k, float alpha);
 
-/* c = a @ b             a: [M, K], b: [K, N], c: [M, N] with their strides.  One thread, activations only. */
+/* c = alpha * a @ b (+ c)     a: [M, K], b: [K, N], c: [M, N] with their strides.  One thread, activations
+ * only. */
 void clipc_gemm_ab(float *c, size_t ldc, const float *a, size_t lda, const float *b, size_t ldb, size_t m,
-                   size_t n, size_t k);
+                   size_t n, size_t k, float alpha, bool accumulate);
+
+/* c = alpha * a^T @ b (+ c)   a: [K, M], b: [K, N], c: [M, N] with their strides.  One thread, activations
+ * only. */
+void clipc_gemm_atb(float *c, size_t ldc, const float *a, size_t lda, const float *b, size_t ldb, size_t m,
+                    size_t n, size_t k, float alpha, bool accumulate);
 
 /* Restricts OpenBLAS to the calling thread (the pool splits the work); once, when the module is loaded. */
 void clipc_gemm_init(void);

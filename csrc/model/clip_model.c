@@ -52,28 +52,32 @@ void clipc_model_free(clipc_model *model)
     free(model);
 }
 
-static size_t images_at_once(const clipc_model *model)
+size_t clipc_model_image_step(const clipc_model *model)
+{
+    return model->config.vision == CLIPC_VISION_TRANSFORMER ? model->config.vision_patch_size : 32;
+}
+
+static size_t images_at_once(const clipc_model *model, size_t h, size_t w)
 {
     const size_t floats = model->config.vision == CLIPC_VISION_TRANSFORMER
-                              ? clipc_vision_transformer_floats_per_image(&model->vit)
-                              : clipc_modified_resnet_floats_per_image(&model->resnet);
+                              ? clipc_vision_transformer_floats_per_image(&model->vit, h, w)
+                              : clipc_modified_resnet_floats_per_image(&model->resnet, h, w);
     const size_t images = SCRATCH_FLOATS / floats;
     return images < 1 ? 1 : images > MAX_IMAGES_AT_ONCE ? MAX_IMAGES_AT_ONCE : images;
 }
 
 clipc_status clipc_model_encode_images(const clipc_model *model, clipc_workspace *workspace, float *features,
-                                       const float *images, size_t n)
+                                       const float *images, size_t n, size_t h, size_t w)
 {
-    const size_t image_floats = 3 * model->config.image_size * model->config.image_size;
-    const size_t at_once = images_at_once(model);
+    const size_t at_once = images_at_once(model, h, w);
     for (size_t i = 0; i < n; i += at_once) {
         const size_t b = n - i < at_once ? n - i : at_once;
         float *out = features + i * model->config.embed_dim;
-        const float *in = images + i * image_floats;
+        const float *in = images + i * 3 * h * w;
         if (model->config.vision == CLIPC_VISION_TRANSFORMER) {
-            CLIPC_TRY(clipc_vision_transformer_forward(workspace, out, in, &model->vit, b));
+            CLIPC_TRY(clipc_vision_transformer_forward(workspace, out, in, &model->vit, b, h, w, NULL));
         } else {
-            CLIPC_TRY(clipc_modified_resnet_forward(workspace, out, in, &model->resnet, b));
+            CLIPC_TRY(clipc_modified_resnet_forward(workspace, out, in, &model->resnet, b, h, w, NULL));
         }
     }
     return CLIPC_OK;
@@ -96,7 +100,8 @@ clipc_status clipc_model_encode_texts(const clipc_model *model, clipc_workspace 
             rows += ends[end] + 1;
         }
         CLIPC_TRY(clipc_text_transformer_forward(workspace, features + begin * model->config.embed_dim,
-                                                 tokens + begin * l, ends + begin, text, end - begin, l));
+                                                 tokens + begin * l, ends + begin, text, end - begin, l,
+                                                 NULL));
     }
     return CLIPC_OK;
 }

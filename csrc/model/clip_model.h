@@ -20,10 +20,14 @@ typedef struct {
 clipc_status clipc_model_load(clipc_model **model, const clipc_config *config, clipc_loader *loader);
 void clipc_model_free(clipc_model *model);
 
-/* images: [N, 3, R, R] preprocessed, features: [N, D], not normalised.
+/* H and W that the image encoder takes are multiples of this: P of a vision transformer, else 32. */
+size_t clipc_model_image_step(const clipc_model *model);
+
+/* images: [N, 3, H, W] preprocessed, H and W multiples of clipc_model_image_step; features: [N, D], not
+ * normalised. For another size than R x R the positional embedding is interpolated (nn/positions.h).
  * Worked on in batches of which each needs a bounded amount of scratch. */
 clipc_status clipc_model_encode_images(const clipc_model *model, clipc_workspace *workspace, float *features,
-                                       const float *images, size_t n);
+                                       const float *images, size_t n, size_t h, size_t w);
 
 /* tokens: [N, L] with L up to context_length, padded with 0 behind the end token; features: [N, D]. */
 clipc_status clipc_model_encode_texts(const clipc_model *model, clipc_workspace *workspace, float *features,

@@ -25,12 +25,28 @@ clipc_status clipc_text_transformer_load(clipc_text_transformer *text, const cli
 clipc_status clipc_text_end_position(size_t *position, const clipc_text_transformer *text,
                                      const int32_t *tokens, size_t l, size_t row, clipc_message *message);
 
+/* What the backward pass reads; its arrays lie in the workspace of the forward pass. */
+typedef struct {
+    clipc_transformer_tape transformer;
+    float *pooled;      /* [B, C], the input of ln_final */
+    float *mean, *rstd; /* [B], of ln_final */
+} clipc_text_transformer_tape;
+
 /* features = text_projection(ln_final(transformer(token_embedding[tokens] + positions))[end token])
- * tokens: [B, L]; ends: [B], positions of the end tokens; features: [B, D], not normalised.
- * Behind the end token nothing can reach it (the mask is causal), so each text runs to its own end. */
+ * tokens: [B, L]; ends: [B], positions of the end tokens; features: [B, D], not normalised; tape: NULL, or
+ * filled in. Behind the end token nothing can reach it (the mask is causal), so each text runs to its own
+ * end. */
 clipc_status clipc_text_transformer_forward(clipc_workspace *workspace, float *features,
                                             const int32_t *tokens, const size_t *ends,
-                                            const clipc_text_transformer *text, size_t b, size_t l);
+                                            const clipc_text_transformer *text, size_t b, size_t l,
+                                            clipc_text_transformer_tape *tape);
+
+/* The row of each text's end token in Chefer's R   dfeatures: [B, D], relevance: [M], M the tokens of all
+ * texts */
+clipc_status clipc_text_transformer_backward(clipc_workspace *workspace,
+                                             const clipc_transformer_target *target, const float *dfeatures,
+                                             const clipc_text_transformer *text,
+                                             const clipc_text_transformer_tape *tape);
 
 /* known[i] = 1 unless the embedding of token i is all zeros   known: [vocab_size] */
 void clipc_text_known_tokens(unsigned char *known, const clipc_text_transformer *text);

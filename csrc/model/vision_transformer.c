@@ -4,6 +4,7 @@
 
 #include "core/memory.h"
 #include "core/threads.h"
+#include "nn/positions.h"
 
 clipc_status clipc_vision_transformer_load(clipc_vision_transformer *vit, const clipc_config *config,
                                            clipc_loader *loader)
@@ -38,56 +39,59 @@ clipc_status clipc_vision_transformer_load(clipc_vision_transformer *vit, const 
 
 typedef struct {
     const clipc_vision_transformer *vit;
-    const float *images;   /* [B, 3, R, R] */
-    float *patches;        /* [B * G * G, 3 * P * P] */
-    const float *embedded; /* [B * G * G, C] */
-    float *x;              /* [B * (1 + G * G), C] */
+    const float *images; /* [B, 3, H, W] */
+    size_t h, w;
+    float *patches;         /* [B * GH * GW, 3 * P * P] */
+    const float *embedded;  /* [B * GH * GW, C] */
+    const float *positions; /* [1 + GH * GW, C] */
+    float *x;               /* [B * (1 + GH * GW), C] */
 } tokens_job;
 
 /* Writes the patches of one row of the grid of one image. */
 static void patches_task(void *context, size_t index)
 {
     const tokens_job *job = context;
-    const size_t r = job->vit->r, p = job->vit->p, g = r / p;
-    const float *image = job->images + index / g * 3 * r * r;
-    const size_t gy = index % g;
-    float *out = job->patches + index * g * 3 * p * p;
-    for (size_t gx = 0; gx < g; gx++) {
+    const size_t h = job->h, w = job->w, p = job->vit->p, gh = h / p, gw = w / p;
+    const float *image = job->images + index / gh * 3 * h * w;
+    const size_t gy = index % gh;
+    float *out = job->patches + index * gw * 3 * p * p;
+    for (size_t gx = 0; gx < gw; gx++) {
         for (size_t channel = 0; channel < 3; channel++) {
             for (size_t y = 0; y < p; y++, out += p) {
-                memcpy(out, image + (channel * r + gy * p + y) * r + gx * p, p * sizeof(float));
+                memcpy(out, image + (channel * h + gy * p + y) * w + gx * p, p * sizeof(float));
             }
         }
     }
 }
 
-/* x = [class_embedding; patches] + positional_embedding, for one image. */
+/* x = [class_embedding; patches] + positions, for one image. */
 static void tokens_task(void *context, size_t image)
 {
     const tokens_job *job = context;
-    const size_t c = job->vit->transformer.c, g = job->vit->r / job->vit->p;
-    const float *positions = job->vit->positional_embedding;
-    const float *embedded = job->embedded + image * g * g * c;
-    float *x = job->x + image * (1 + g * g) * c;
+    const size_t c = job->vit->transformer.c, cells = job->h / job->vit->p * (job->w / job->vit->p);
+    const float *embedded = job->embedded + image * cells * c;
+    float *x = job->x + image * (1 + cells) * c;
     for (size_t j = 0; j < c; j++) {
-        x[j] = job->vit->class_embedding[j] + positions[j];
+        x[j] = job->vit->class_embedding[j] + job->positions[j];
     }
-    for (size_t i = 0; i < g * g * c; i++) {
-        x[c + i] = embedded[i] + positions[c + i];
+    for (size_t i = 0; i < cells * c; i++) {
+        x[c + i] = embedded[i] + job->positions[c + i];
     }
 }
 
-/* x: [B * (1 + G * G), C], the input of ln_pre */
+/* x: [B * (1 + GH * GW), C], the input of ln_pre */
 static clipc_status embed_patches(clipc_workspace *workspace, float *x, const float *images,
-                                  const clipc_vision_transformer *vit, size_t b)
+                                  const clipc_vision_transformer *vit, size_t b, size_t h, size_t w)
 {
-    const size_t g = vit->r / vit->p, n_patches = b * g * g;
+    const size_t gh = h / vit->p, gw = w / vit->p, n_patches = b * gh * gw;
     const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);
-    tokens_job job = {.vit = vit, .images = images, .x = x};
+    tokens_job job = {.vit = vit, .images = images, .h = h, .w = w, .x = x};
     float *embedded;
+    CLIPC_TRY(clipc_positions_for_grid(workspace, &job.positions, vit->positional_embedding, vit->r / vit->p,
+                                       gh, gw, vit->transformer.c));
     CLIPC_TRY(clipc_workspace_floats(workspace, &job.patches, n_patches * vit->conv1.weight.k));
     CLIPC_TRY(clipc_workspace_floats(workspace, &embedded, n_patches * vit->transformer.c));
-    clipc_parallel_for(b * g, patches_task, &job);
+    clipc_parallel_for(b * gh, patches_task, &job);
     clipc_linear_forward(embedded, job.patches, NULL, &vit->conv1, CLIPC_ACTIVATION_NONE, n_patches);
     job.embedded = embedded;
     clipc_parallel_for(b, tokens_task, &job);
@@ -97,35 +101,83 @@ static clipc_status embed_patches(clipc_workspace *workspace, float *x, const fl
 
 clipc_status clipc_vision_transformer_forward(clipc_workspace *workspace, float *features,
                                               const float *images, const clipc_vision_transformer *vit,
-                                              size_t b)
+                                              size_t b, size_t h, size_t w,
+                                              clipc_vision_transformer_tape *tape)
 {
-    const size_t c = vit->transformer.c, g = vit->r / vit->p, t = 1 + g * g;
+    const size_t c = vit->transformer.c, t = 1 + h / vit->p * (w / vit->p);
     const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);
-    float *x, *pooled;
+    float *x, *pooled, *normed, *mean, *rstd;
     void *memory;
     CLIPC_TRY(clipc_workspace_floats(workspace, &x, b * t * c));
     CLIPC_TRY(clipc_workspace_floats(workspace, &pooled, b * c));
+    CLIPC_TRY(clipc_workspace_floats(workspace, &normed, b * c));
+    CLIPC_TRY(clipc_workspace_floats(workspace, &mean, b));
+    CLIPC_TRY(clipc_workspace_floats(workspace, &rstd, b));
     CLIPC_TRY(clipc_workspace_alloc(workspace, &memory, b + 1, sizeof(size_t)));
     size_t *offsets = memory;
     for (size_t i = 0; i <= b; i++) {
         offsets[i] = i * t;
     }
-    CLIPC_TRY(embed_patches(workspace, x, images, vit, b));
+    CLIPC_TRY(embed_patches(workspace, x, images, vit, b, h, w));
     clipc_layernorm_forward(x, NULL, NULL, x, &vit->ln_pre, b * t);
     /* The class token is the first row of each image. */
-    CLIPC_TRY(clipc_transformer_forward(workspace, pooled, x, &vit->transformer, offsets, offsets, b));
-    clipc_layernorm_forward(pooled, NULL, NULL, pooled, &vit->ln_post, b);
-    clipc_linear_forward(features, pooled, NULL, &vit->proj, CLIPC_ACTIVATION_NONE, b);
+    CLIPC_TRY(clipc_transformer_forward(workspace, pooled, x, &vit->transformer, offsets, offsets, b,
+                                        tape ? &tape->transformer : NULL));
+    clipc_layernorm_forward(normed, mean, rstd, pooled, &vit->ln_post, b);
+    clipc_linear_forward(features, normed, NULL, &vit->proj, CLIPC_ACTIVATION_NONE, b);
+    if (tape == NULL) {
+        clipc_arena_release(&workspace->arena, mark);
+        return CLIPC_OK;
+    }
+    tape->pooled = pooled;
+    tape->mean = mean;
+    tape->rstd = rstd;
+    tape->tokens = t;
+    return CLIPC_OK;
+}
+
+clipc_status clipc_vision_transformer_backward(clipc_workspace *workspace,
+                                               const clipc_transformer_target *target, const float *dfeatures,
+                                               const clipc_vision_transformer *vit,
+                                               const clipc_vision_transformer_tape *tape)
+{
+    const size_t b = tape->transformer.b, c = vit->transformer.c;
+    const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);
+    float *dnormed, *dpooled;
+    CLIPC_TRY(clipc_workspace_floats(workspace, &dnormed, b * c));
+    CLIPC_TRY(clipc_workspace_floats(workspace, &dpooled, b * c));
+    clipc_linear_backward(dnormed, dfeatures, &vit->proj, b, false);
+    memset(dpooled, 0, b * c * sizeof *dpooled);
+    clipc_layernorm_backward(dpooled, dnormed, tape->pooled, tape->mean, tape->rstd, &vit->ln_post, b);
+    CLIPC_TRY(clipc_transformer_backward(workspace, target, dpooled, &vit->transformer, &tape->transformer));
     clipc_arena_release(&workspace->arena, mark);
     return CLIPC_OK;
 }
 
-size_t clipc_vision_transformer_floats_per_image(const clipc_vision_transformer *vit)
+clipc_status clipc_vision_transformer_dense_forward(clipc_workspace *workspace, float *features,
+                                                    const clipc_vision_transformer *vit,
+                                                    clipc_dense_kind kind,
+                                                    const clipc_vision_transformer_tape *tape)
 {
-    const size_t g = vit->r / vit->p;
+    const size_t b = tape->transformer.b, c = vit->transformer.c, t = tape->tokens;
+    const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);
+    float *x;
+    CLIPC_TRY(clipc_workspace_floats(workspace, &x, b * t * c));
+    CLIPC_TRY(clipc_transformer_dense_forward(workspace, x, &vit->transformer, kind, &tape->transformer));
+    for (size_t i = 0; i < b; i++) {
+        memcpy(x + i * t * c, tape->pooled + i * c, c * sizeof *x);
+    }
+    clipc_layernorm_forward(x, NULL, NULL, x, &vit->ln_post, b * t);
+    clipc_linear_forward(features, x, NULL, &vit->proj, CLIPC_ACTIVATION_NONE, b * t);
+    clipc_arena_release(&workspace->arena, mark);
+    return CLIPC_OK;
+}
+
+size_t clipc_vision_transformer_floats_per_image(const clipc_vision_transformer *vit, size_t h, size_t w)
+{
     const size_t transformer = clipc_transformer_floats_per_row(&vit->transformer);
     const size_t embedding = vit->conv1.weight.k + 2 * vit->transformer.c;
-    return (1 + g * g) * (transformer > embedding ? transformer : embedding);
+    return (1 + h / vit->p * (w / vit->p)) * (transformer > embedding ? transformer : embedding);
 }
 
 void clipc_vision_transformer_free(clipc_vision_transformer *vit)

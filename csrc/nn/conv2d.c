@@ -81,6 +81,68 @@ clipc_status clipc_conv2d_forward(clipc_workspace *workspace, float *y, const fl
     return CLIPC_OK;
 }
 
+typedef struct {
+    float *dx;            /* [H, W, IC] */
+    const float *patches; /* [OH * OW, KH * KW * IC], the gradients of the patches */
+    const clipc_conv2d *conv;
+    size_t h, w, oh, ow;
+    bool accumulate;
+} gather_job;
+
+/* One row of input pixels: each gathers its share of all the patches that it was copied into. */
+static void gather_task(void *context, size_t y)
+{
+    const gather_job *job = context;
+    const clipc_conv2d *conv = job->conv;
+    const size_t ic = conv->ic, kernel = conv->kernel, stride = conv->stride;
+    float *row = job->dx + y * job->w * ic;
+    if (!job->accumulate) {
+        memset(row, 0, job->w * ic * sizeof(float));
+    }
+    for (size_t ky = 0; ky < kernel; ky++) {
+        /* Unsigned: a position above or left of the output wraps to a huge one. */
+        const size_t above = y + conv->padding - ky, oy = above / stride;
+        if (above % stride != 0 || oy >= job->oh) {
+            continue;
+        }
+        for (size_t x = 0; x < job->w; x++) {
+            for (size_t kx = 0; kx < kernel; kx++) {
+                const size_t left = x + conv->padding - kx, ox = left / stride;
+                if (left % stride != 0 || ox >= job->ow) {
+                    continue;
+                }
+                const float *patch =
+                    job->patches + ((oy * job->ow + ox) * kernel * kernel + ky * kernel + kx) * ic;
+                float *pixel = row + x * ic;
+                for (size_t i = 0; i < ic; i++) {
+                    pixel[i] += patch[i];
+                }
+            }
+        }
+    }
+}
+
+clipc_status clipc_conv2d_backward(clipc_workspace *workspace, float *dx, const float *dy,
+                                   const clipc_conv2d *conv, size_t b, size_t h, size_t w, bool accumulate)
+{
+    const size_t oh = clipc_conv2d_output_size(conv, h), ow = clipc_conv2d_output_size(conv, w);
+    const size_t oc = conv->oc, k = conv->weight.k;
+    if (conv->kernel == 1 && conv->stride == 1 && conv->padding == 0) {
+        clipc_gemm_backward(dx, k, dy, oc, &conv->weight, 0, oc, b * h * w, accumulate);
+        return CLIPC_OK;
+    }
+    const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);
+    float *patches;
+    CLIPC_TRY(clipc_workspace_floats(workspace, &patches, oh * ow * k));
+    for (size_t image = 0; image < b; image++) {
+        clipc_gemm_backward(patches, k, dy + image * oh * ow * oc, oc, &conv->weight, 0, oc, oh * ow, false);
+        gather_job job = {dx + image * h * w * conv->ic, patches, conv, h, w, oh, ow, accumulate};
+        clipc_parallel_for(h, gather_task, &job);
+    }
+    clipc_arena_release(&workspace->arena, mark);
+    return CLIPC_OK;
+}
+
 void clipc_conv2d_free(clipc_conv2d *conv)
 {
     clipc_packed_matrix_free(&conv->weight);

@@ -24,6 +24,12 @@ clipc_status clipc_conv2d_forward(clipc_workspace *workspace, float *y, const fl
                                   const clipc_conv2d *conv, clipc_activation activation, size_t b, size_t h,
                                   size_t w);
 
+/* dx[h, w, ic] = sum over kh, kw, oc of W[oc, kh, kw, ic] * dy[oh, ow, oc], where oh * stride + kh - padding
+ * = h and ow * stride + kw - padding = w; with `accumulate` added to dx dy: [B, OH, OW, OC], the gradient
+ * before the activation; dx: [B, H, W, IC], not overlapping. */
+clipc_status clipc_conv2d_backward(clipc_workspace *workspace, float *dx, const float *dy,
+                                   const clipc_conv2d *conv, size_t b, size_t h, size_t w, bool accumulate);
+
 void clipc_conv2d_free(clipc_conv2d *conv);
 
 #endif

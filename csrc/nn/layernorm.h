@@ -17,6 +17,12 @@ typedef struct {
 void clipc_layernorm_forward(float *out, float *mean, float *rstd, const float *in,
                              const clipc_layernorm *layernorm, size_t m);
 
+/* din = din + rstd * (g - mean_C g - h * mean_C(g h)),  g = dout * weight,  h = (in - mean) * rstd
+ * din, dout, in: [M, C]; mean, rstd: [M], from the forward pass. Added to din, where the gradient of the
+ * residual path usually stands already. */
+void clipc_layernorm_backward(float *din, const float *dout, const float *in, const float *mean,
+                              const float *rstd, const clipc_layernorm *layernorm, size_t m);
+
 void clipc_layernorm_free(clipc_layernorm *layernorm);
 
 #endif

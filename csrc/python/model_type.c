@@ -1,16 +1,10 @@
-/* The type clipc._core.Model: a loaded model, and the two encodes. */
-#include "python/binding.h"
+/* The type clipc._core.Model: a loaded model, and the two encodes. Explanations: model_explanations.c */
+#include "python/model_type.h"
 
 #include <math.h>
 #include <string.h>
 
-#include "model/clip_model.h"
-
-typedef struct {
-    PyObject_HEAD
-    clipc_model *model;
-    PyObject *module; /* clipc._core, for its exceptions */
-} model_object;
+#include "image/resize.h"
 
 /* ---- configuration: a dict of clipc.weights.config.ModelConfig.to_core() --------------------------- */
 
@@ -261,7 +255,8 @@ static clipc_status call_encode_images(const clipc_model *model, clipc_workspace
                                        PyArrayObject *input)
 {
     return clipc_model_encode_images(model, workspace, features, PyArray_DATA(input),
-                                     (size_t)PyArray_DIM(input, 0));
+                                     (size_t)PyArray_DIM(input, 0), (size_t)PyArray_DIM(input, 2),
+                                     (size_t)PyArray_DIM(input, 3));
 }
 
 static clipc_status call_encode_texts(const clipc_model *model, clipc_workspace *workspace, float *features,
@@ -298,29 +293,54 @@ static PyObject *encode(model_object *self, PyArrayObject *input, encode_call ca
     return (PyObject *)features;
 }
 
+PyArrayObject *clipc_require_images(const model_object *self, PyObject *argument, const char *name, int rank)
+{
+    const npy_intp step = (npy_intp)clipc_model_image_step(self->model), most = CLIPC_MAX_CROP,
+                   shape[4] = {-1, 3, -1, -1};
+    PyArrayObject *images = clipc_require_array(argument, name, NPY_FLOAT32, rank, shape + (4 - rank));
+    if (images == NULL) {
+        return NULL;
+    }
+    const npy_intp height = PyArray_DIM(images, rank - 2), width = PyArray_DIM(images, rank - 1);
+    if (height < step || width < step || height % step != 0 || width % step != 0 || height > most ||
+        width > most) {
+        PyErr_Format(PyExc_ValueError,
+                     "%s: expected a height and a width that are multiples of %zd, at most %d, got "
+                     "%zd x %zd",
+                     name, (Py_ssize_t)step, (int)most, (Py_ssize_t)height, (Py_ssize_t)width);
+        Py_DECREF(images);
+        return NULL;
+    }
+    return images;
+}
+
 static PyObject *model_encode_images(model_object *self, PyObject *argument)
 {
-    const npy_intp size = (npy_intp)self->model->config.image_size;
-    const npy_intp shape[4] = {-1, 3, size, size};
-    PyArrayObject *images = clipc_require_array(argument, "images", NPY_FLOAT32, 4, shape);
+    PyArrayObject *images = clipc_require_images(self, argument, "images", 4);
     return images == NULL ? NULL : encode(self, images, call_encode_images);
 }
 
-static PyObject *model_encode_texts(model_object *self, PyObject *argument)
+PyArrayObject *clipc_require_tokens(const model_object *self, PyObject *argument, int rank)
 {
     const npy_intp shape[2] = {-1, -1};
-    PyArrayObject *tokens = clipc_require_array(argument, "tokens", NPY_INT32, 2, shape);
+    PyArrayObject *tokens = clipc_require_array(argument, "tokens", NPY_INT32, rank, shape);
     if (tokens == NULL) {
         return NULL;
     }
-    const npy_intp length = PyArray_DIM(tokens, 1);
+    const npy_intp length = PyArray_DIM(tokens, rank - 1);
     if (length < 1 || (size_t)length > self->model->config.context_length) {
         PyErr_Format(PyExc_ValueError, "tokens: expected 1 to %zu positions, got %zd",
                      self->model->config.context_length, (Py_ssize_t)length);
         Py_DECREF(tokens);
         return NULL;
     }
-    return encode(self, tokens, call_encode_texts);
+    return tokens;
+}
+
+static PyObject *model_encode_texts(model_object *self, PyObject *argument)
+{
+    PyArrayObject *tokens = clipc_require_tokens(self, argument, 2);
+    return tokens == NULL ? NULL : encode(self, tokens, call_encode_texts);
 }
 
 static PyObject *model_known_tokens(model_object *self, PyObject *unused)
@@ -343,13 +363,37 @@ static PyObject *model_get_logit_scale(model_object *self, void *unused)
 static PyMethodDef model_methods[] = {
     {"encode_images", (PyCFunction)model_encode_images, METH_O,
      PyDoc_STR("encode_images(images) -> features\n\n"
-               "images: float32 (N, 3, R, R), preprocessed; features: float32 (N, D), not normalised.")},
+               "images: float32 (N, 3, H, W), preprocessed, H and W multiples of the patch size or of 32;\n"
+               "features: float32 (N, D), not normalised.")},
     {"encode_texts", (PyCFunction)model_encode_texts, METH_O,
      PyDoc_STR(
          "encode_texts(tokens) -> features\n\n"
          "tokens: int32 (N, L) with the end token in each row; features: float32 (N, D), not normalised.")},
     {"known_tokens", (PyCFunction)model_known_tokens, METH_NOARGS,
      PyDoc_STR("known_tokens() -> bool (vocab_size,)\n\nFalse where the embedding of a token is all zeros.")},
+    /* score: (kind, scale, texts, targets): "cosine", "dot" or "probability", a factor, float32 (L, D), of
+     * unit length but for "dot", and int64 (N,), the rows of texts that are explained. layer: (stage, block).
+     */
+    {"layer_gradients", (PyCFunction)clipc_model_type_layer_gradients, METH_VARARGS,
+     PyDoc_STR(
+         "layer_gradients(image, layer, score) -> (values, activations, gradients)\n\n"
+         "image: float32 (3, H, W); values: (N,), activations: (GH, GW, C), gradients: (N, GH, GW, C).")},
+    {"grad_cam", (PyCFunction)clipc_model_type_grad_cam, METH_VARARGS,
+     PyDoc_STR("grad_cam(image, layer, kind, score) -> (values, maps)\n\n"
+               "kind: 'gradcam', 'gradcam++', 'layercam' or 'hirescam'; maps: float32 (N, GH, GW), signed.")},
+    {"relevance", (PyCFunction)clipc_model_type_relevance, METH_VARARGS,
+     PyDoc_STR("relevance(image, first_block, score) -> (values, maps)\n\nmaps: float32 (N, GH, GW).")},
+    {"rollout", (PyCFunction)clipc_model_type_rollout, METH_O,
+     PyDoc_STR("rollout(image) -> map\n\nmap: float32 (GH, GW).")},
+    {"dense_features", (PyCFunction)clipc_model_type_dense_features, METH_VARARGS,
+     PyDoc_STR(
+         "dense_features(image, kind) -> (features, (GH, GW))\n\n"
+         "kind: 'maskclip', 'sclip' or 'surgery'; features: float32 (1 + GH * GW, D), not normalised, the\n"
+         "picture's own first.")},
+    {"text_relevance", (PyCFunction)clipc_model_type_text_relevance, METH_VARARGS,
+     PyDoc_STR(
+         "text_relevance(tokens, first_block, score) -> (value, relevance)\n\n"
+         "tokens: int32 (L,); score: its texts hold the features of one picture; relevance: float32 (L,).")},
     {NULL, NULL, 0, NULL},
 };
 

@@ -414,7 +414,7 @@ static void activations_task(void *context, size_t index)
     if (g->kind == GEMM_ABT) {
         clipc_gemm_abt(g->c, g->ldc, g->a, g->lda, g->b, g->ldb, g->m, rows, columns, g->alpha);
     } else {
-        clipc_gemm_ab(g->c, g->ldc, g->a, g->lda, g->b, g->ldb, g->m, columns, rows);
+        clipc_gemm_ab(g->c, g->ldc, g->a, g->lda, g->b, g->ldb, g->m, columns, rows, 1.0f, false);
     }
 }
 
@@ -743,9 +743,9 @@ static PyObject *op_attention(PyObject *module, PyObject *arguments, PyObject *k
     return op_end(&call, status);
 }
 
-static clipc_status load_attention_pool(clipc_attention_pool *pool, clipc_loader *loader, size_t d)
+static clipc_status load_attention_pool(clipc_attention_pool *pool, clipc_loader *loader, size_t hw, size_t d)
 {
-    const size_t c = pool->c, position_shape[2] = {1 + pool->hw, c};
+    const size_t c = pool->c, position_shape[2] = {1 + hw, c};
     CLIPC_TRY(clipc_load_floats(loader, &pool->positional_embedding, "", "positional_embedding", 2,
                                 position_shape));
     CLIPC_TRY(clipc_load_linear(loader, &pool->q_proj, "q_proj.", c, c));
@@ -755,11 +755,12 @@ static clipc_status load_attention_pool(clipc_attention_pool *pool, clipc_loader
 }
 
 static clipc_status run_attention_pool(clipc_workspace *workspace, float *y, const float *x,
-                                       clipc_attention_pool *pool, clipc_loader *loader, size_t b, size_t d)
+                                       clipc_attention_pool *pool, clipc_loader *loader, size_t hw, size_t b,
+                                       size_t d)
 {
-    clipc_status status = load_attention_pool(pool, loader, d);
+    clipc_status status = load_attention_pool(pool, loader, hw, d);
     if (status == CLIPC_OK) {
-        status = clipc_attention_pool_forward(workspace, y, x, pool, b);
+        status = clipc_attention_pool_forward(workspace, y, x, pool, pool->positional_embedding, hw, b, NULL);
     }
     clipc_attention_pool_free(pool);
     return status;
@@ -788,10 +789,11 @@ static PyObject *op_attention_pool(PyObject *module, PyObject *arguments)
     if (y == NULL) {
         return op_refuse(&call);
     }
-    clipc_attention_pool pool = {.hw = (size_t)shape[1], .c = (size_t)shape[2], .nh = (size_t)heads};
+    clipc_attention_pool pool = {.c = (size_t)shape[2], .nh = (size_t)heads};
     clipc_status status;
     Py_BEGIN_ALLOW_THREADS
-    status = run_attention_pool(&call.workspace, y, x_data, &pool, &loader, (size_t)shape[0], (size_t)d);
+    status = run_attention_pool(&call.workspace, y, x_data, &pool, &loader, (size_t)shape[1],
+                                (size_t)shape[0], (size_t)d);
     Py_END_ALLOW_THREADS
     return op_end(&call, status);
 }
