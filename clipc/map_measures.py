@@ -54,7 +54,7 @@ class GridMap:
         return self._centres(*np.divmod(np.arange(height * width), width))
 
     def peaks(self):
-        """The centre of the largest cell, or the centres of the cells that share the largest value, (N, 2)."""
+        """The centre of the largest cell, or of each that shares the largest value, (N, 2)."""
         return self._centres(*np.nonzero(self.grid == self.grid.max()))
 
     def _centres(self, rows, columns):
@@ -246,12 +246,10 @@ class Curves:
 
 def _encode_squares(model, squares):
     """Image features (N, D) of preprocessed pictures (N, 3, S, S) of any size that the model takes."""
-    if squares.shape[-1] != model.image_size:
-        raise ValueError(
-            f"image_size: deletion and insertion work at the model's own size, {model.image_size}, "
-            f"got {squares.shape[-1]}"
-        )
-    return model.encode_image(squares)
+    if squares.shape[-1] == model.image_size:
+        return model.encode_image(squares)
+    # The core interpolates the positional embedding, as for the maps at that size.
+    return model._core.encode_images(squares)
 
 
 def _blur(square, sigma):

@@ -399,11 +399,47 @@ def test_the_square_of_each_fit():
     assert np.corrcoef(padded[:, 8:24].ravel(), halved.ravel())[0, 1] > 0.99
 
 
-def test_deletion_needs_two_labels_and_the_models_size():
+def test_deletion_needs_two_labels():
     with pytest.raises(ValueError, match="at least two"):
         deletion_insertion(HALF_DATA, model=HalfModel(), methods=peak_at(0, 0), labels=["left"])
-    with pytest.raises(ValueError, match="image_size"):
-        deletion_insertion(HALF_DATA, model=HalfModel(), methods=peak_at(0, 0), image_size=32)
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_curves_of_tiny(size):
+    """In two steps, with the upper half first; also at a size that the model was not trained at."""
+    import clipc
+
+    model = clipc.load("tiny")
+    rgb = smooth_picture(size, size)
+    data = [AnnotatedPicture(rgb, size, size, {"cat": [(0, 0, 9, 9)], "dog": [(0, 0, 9, 9)]})]
+    row_by_row = -np.arange(size * size).reshape(size, size)
+    result = deletion_insertion(
+        data, model=model, methods={"m": lambda i, t: row_by_row}, image_size=size, steps=2, baselines=False
+    )
+    config = model.config
+    square = map_measures.square_pixels(rgb, size, "squash", config.image_mean, config.image_std)
+    blurred = map_measures._blur(square, 5 * size / 224)
+    upper = np.arange(size)[:, None] < size // 2
+    pictures = [square, np.where(upper, 0, square), 0 * square, blurred, np.where(upper, square, blurred)]
+    features = model._core.encode_images(np.stack(pictures).astype(np.float32))
+    answers = model.classify(features, ["cat", "dog"], templates=TEMPLATE)
+    for label in ("cat", "dog"):
+        whole, lower, nothing, start, half = (answer[label] for answer in answers)
+        deletion, insertion = (result[name]["m"].per_class[label][0] for name in ("deletion", "insertion"))
+        assert deletion == pytest.approx((whole + 2 * lower + nothing) / 4, abs=1e-5)
+        assert insertion == pytest.approx((start + 2 * half + whole) / 4, abs=1e-5)
+
+
+def test_sizes_that_the_model_does_not_take():
+    import clipc
+
+    with pytest.raises(ValueError, match="multiples of 32"):
+        deletion_insertion(
+            [picture({"cat": [(0, 0, 9, 9)], "dog": [(0, 0, 9, 9)]})],
+            model=clipc.load("tiny"),
+            methods=peak_at(0, 0),
+            image_size=100,
+        )
 
 
 # ---- intervals ----
@@ -606,6 +642,7 @@ def model_calls(methods, **options):
     return model.calls, result
 
 
+TEMPLATE = "a photo of a {}."
 CAT, BIRD = "a photo of a cat.", "a photo of a bird."
 
 
