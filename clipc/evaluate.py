@@ -9,8 +9,8 @@ A *trial* is a picture and a class that is present in it. Three measures, four s
 
 - `pointing_game` (Zhang et al. 2018, "Top-down neural attention by excitation backprop"): does the map's peak
   lie on the object?
-- `energy_in_boxes` (Wang et al. 2020, "Score-CAM", section 4.3): how much of the map lies on it?
-- `deletion_insertion` (Petsiuk et al. 2018, "RISE", section 4.2): how fast does the class's probability fall
+- `energy_in_boxes` (Wang et al. 2020, "Score-CAM"): how much of the map lies on it?
+- `deletion_insertion` (Petsiuk et al. 2018, "RISE"): how fast does the class's probability fall
   when the pixels that the map calls important are removed, and rise when they are inserted?
 
 Each is held against baselines that do not look at the picture: its centre, where photographers put things,
@@ -554,6 +554,12 @@ def _choose(pictures, labels, limit, seed):
     return chosen, n_without
 
 
+def _share(values, inside):
+    """The share of a map inside a mask; 0 for a map of zeros."""
+    total = values.sum(dtype=np.float64)
+    return values[inside].sum(dtype=np.float64) / total if total > 0 else 0.0
+
+
 # -- one pass over the pictures --------------------------------------------------------------------------
 
 
@@ -671,13 +677,11 @@ class _Run:
         inside = box_mask(boxes, picture)
         for name, map_ in maps.items():
             values = map_.values()
-            total = values.sum()
-            if not total > 0:
-                self.empty[name] += 1
-            self._record("energy", name, trial, values[inside].sum() / total if total > 0 else 0.0)
+            self.empty[name] += not values.any()
+            self._record("energy", name, trial, _share(values, inside))
         if self.baselines:
             for name, values in self._energy_baselines(picture).items():
-                self._record("energy", name, trial, values[inside].sum() / values.sum())
+                self._record("energy", name, trial, _share(values, inside))
 
     def _energy_baselines(self, picture):
         x0, y0, x1, y1 = self._square_box(picture)
