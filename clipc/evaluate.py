@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ import numpy as np
 
 from clipc import image
 from clipc.annotations import AnnotatedPicture, AnnotatedPictures, read_boxes
-from clipc.errors import ImageError, warn
+from clipc.errors import ClipcWarning, ImageError, warn
 from clipc.map_measures import (
     Curves,
     GridMap,
@@ -649,15 +650,20 @@ class _Run:
     def _explain(self, method, rgb, prompts):
         options = {"image_size": self.image_size, "fit": self.fit, **method.options}
         name = options["method"]
-        if name in _WITHOUT_TEXT:
-            return [self.model.grad_cam(rgb, None, **options)] * len(prompts)
         if name == "surgery" or options.get("score") == "probability":
-            options.setdefault("labels", list(self.prompts.values()))
-        if name == "surgery" and options["labels"] is None:
-            # Alone: its formula for several texts would tell it which classes are there.
-            return [self.model.grad_cam(rgb, prompt, **options) for prompt in prompts]
-        maps = self.model.grad_cam(rgb, prompts, **options)
-        return [maps[i] for i in range(len(prompts))]
+            # One label alone has no others that surgery could take out.
+            several = list(self.prompts.values()) if len(self.prompts) > 1 else None
+            options.setdefault("labels", several)
+        with warnings.catch_warnings():
+            # Empty maps are counted, which says more than a warning for each.
+            warnings.filterwarnings("ignore", "the heat map .*is zero everywhere", ClipcWarning)
+            if name in _WITHOUT_TEXT:
+                return [self.model.grad_cam(rgb, None, **options)] * len(prompts)
+            if name == "surgery" and options["labels"] is None:
+                # Each text alone: the formula for several texts would tell it which classes are there.
+                return [self.model.grad_cam(rgb, prompt, **options) for prompt in prompts]
+            maps = self.model.grad_cam(rgb, prompts, **options)
+            return [maps[i] for i in range(len(prompts))]
 
     # -- measures ----------------------------------------------------------------------------------------
 

@@ -659,11 +659,16 @@ def test_methods_by_name_get_all_texts_at_once():
 
 
 def test_surgery_gets_all_labels():
-    calls, _ = model_calls({"all": "surgery", "alone": {"method": "surgery", "labels": None}}, labels=["cat"])
+    methods = {"all": "surgery", "alone": {"method": "surgery", "labels": None}}
+    options = {"image_size": 16, "fit": "squash", "method": "surgery"}
+    calls, _ = model_calls(methods)
     assert calls == [
-        ([CAT], {"image_size": 16, "fit": "squash", "method": "surgery", "labels": [CAT]}),
-        (CAT, {"image_size": 16, "fit": "squash", "method": "surgery", "labels": None}),
+        ([CAT, BIRD], {**options, "labels": [CAT, BIRD]}),
+        (CAT, {**options, "labels": None}),
+        (BIRD, {**options, "labels": None}),
     ]
+    calls, _ = model_calls("surgery", labels=["cat"])  # one label has no others
+    assert calls == [(CAT, {**options, "labels": None})]
     calls, _ = model_calls("gradcam", score="probability", fit="crop", image_size=64, template="{}")
     assert calls[0] == (
         ["cat", "bird"],

@@ -13,8 +13,8 @@ For each image size there are two tables:
 
 Score-CAM runs the model once for each channel of the target layer (1,024 in `tiny`), gScoreCAM 300 times for
 each text, and deletion and insertion twice for each step, method and class. With the default subsets all of
-it takes some 20 minutes on two processors. Methods are to be compared within a table, where they have seen the
-same pictures.
+it takes some 20 minutes on two processors. Methods are to be compared within a table, where they have seen
+the same pictures.
 """
 
 import argparse
