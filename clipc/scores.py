@@ -21,12 +21,15 @@ class Measure:
     ----------
     name, title, explanation : str
     higher_is_better : bool
+    digits : int
+        Decimals of the percentages in a table. Probabilities among many labels are small.
     """
 
     name: str
     title: str
     explanation: str
     higher_is_better: bool
+    digits: int = 1
 
     @property
     def direction(self):
@@ -39,10 +42,18 @@ MEASURES = {
         Measure("pointing", "Pointing game", "the map's peak lies in a box of the class", True),
         Measure("energy", "Energy in boxes", "share of the map inside the boxes of the class", True),
         Measure(
-            "deletion", "Deletion", "mean probability while the most important pixels are removed", False
+            "deletion",
+            "Deletion",
+            "mean probability while the most important pixels are removed",
+            higher_is_better=False,
+            digits=2,
         ),
         Measure(
-            "insertion", "Insertion", "mean probability while the most important pixels are inserted", True
+            "insertion",
+            "Insertion",
+            "mean probability while the most important pixels are inserted",
+            higher_is_better=True,
+            digits=2,
         ),
     )
 }
@@ -288,12 +299,14 @@ class Evaluation:
         return header
 
     def _cells(self, score):
-        cells = [score.method, _percent(score.score), _range(score.interval)]
+        digits = self._measure.digits
+        cells = [score.method, _percent(score.score, digits), _range(score.interval, digits)]
         if len(self._header()) > 3:
             if score.difference is None:
                 cells += ["", ""]
             else:
-                cells += [_percent(score.difference, "+"), _range(score.difference_interval, "+")]
+                cells.append(_percent(score.difference, digits, "+"))
+                cells.append(_range(score.difference_interval, digits, "+"))
         return cells
 
     def __str__(self):
@@ -312,7 +325,8 @@ class Evaluation:
         return "\n".join([self.title, self.summary, "", *lines])
 
     def __repr__(self):
-        scores = ", ".join(f"{score.method} {_percent(score.score)}" for score in self.methods)
+        digits = self._measure.digits
+        scores = ", ".join(f"{score.method} {_percent(score.score, digits)}" for score in self.methods)
         return f"<{self._measure.title}, {self.n_trials} trials: {scores}>"
 
     def _repr_html_(self):
@@ -398,34 +412,52 @@ class Evaluations(dict):
     def _repr_html_(self):
         return "".join(evaluation._repr_html_() for evaluation in self.values())
 
-    def to_markdown(self):
+    def to_markdown(self, *, differences=False):
         """One table in Markdown, a column for each measure; what did worse than the centre is marked.
+
+        Parameters
+        ----------
+        differences : bool
+            Instead of the scores, what they are above those of the centre baseline.
 
         Returns
         -------
         str
         """
-        names = list(dict.fromkeys(score.method for evaluation in self.values() for score in evaluation))
+        scores = {(score.method, name): score for name, evaluation in self.items() for score in evaluation}
+        baselines = {method for (method, _), score in scores.items() if score.is_baseline}
         # A baseline that one measure has alone stands behind the methods, too.
-        of_baselines = {
-            score.method for evaluation in self.values() for score in evaluation if score.is_baseline
-        }
-        names.sort(key=lambda name: name in of_baselines)
-        header = ["method"] + [
-            f"{evaluation._measure.title.lower()} ({'↑' if evaluation.higher_is_better else '↓'})"
-            for evaluation in self.values()
+        methods = sorted(dict.fromkeys(method for method, _ in scores), key=baselines.__contains__)
+        if differences:
+            methods = [method for method in methods if method not in baselines]
+        measures = [evaluation._measure for evaluation in self.values()]
+        rows = [
+            [f"*{method}*" if method in baselines else method]
+            + [
+                self._cell(scores.get((method, measure.name)), measure.digits, differences)
+                for measure in measures
+            ]
+            for method in methods
         ]
-        rows = []
-        for name in names:
-            row = [f"*{name}*" if name in of_baselines else name]
-            for evaluation in self.values():
-                score = next((score for score in evaluation if score.method == name), None)
-                row.append(
-                    "" if score is None else f"{_percent(score.score)} {_range(score.interval)} {score.mark}"
-                )
-            rows.append(row)
-        legend = "In %, with 95 % intervals." + (f" {MARKS}." if of_baselines else "")
-        return _markdown(header, rows) + f"\n\n{legend}"
+        arrows = {True: "↑", False: "↓"}
+        header = [f"{measure.title.lower()} ({arrows[measure.higher_is_better]})" for measure in measures]
+        what = "Minus the centre baseline, in %" if differences else "In %"
+        legend = f"{what}, with 95 % intervals."
+        if baselines and not differences:
+            legend += " In italics: baselines, which do not look at the picture."
+        if baselines:
+            legend += f" {MARKS}."
+        return _markdown(["method", *header], rows) + f"\n\n{legend}"
+
+    @staticmethod
+    def _cell(score, digits, differences):
+        if score is None or (differences and score.difference is None):
+            return ""
+        if differences:
+            value, interval, sign = score.difference, score.difference_interval, "+"
+        else:
+            value, interval, sign = score.score, score.interval, ""
+        return f"{_percent(value, digits, sign)} {_range(interval, digits, sign)} {score.mark}"
 
     def to_rows(self):
         """The rows of all measures; see `Evaluation.to_rows`."""
@@ -444,14 +476,14 @@ def _count(number, noun):
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _percent(value, sign=""):
-    return f"{100 * value:{sign}.1f}"
+def _percent(value, digits, sign=""):
+    return f"{100 * value:{sign}.{digits}f}"
 
 
-def _range(interval, sign=""):
+def _range(interval, digits, sign=""):
     if math.isnan(interval[0]):
         return "[-, -]"
-    return f"[{_percent(interval[0], sign)}, {_percent(interval[1], sign)}]"
+    return f"[{_percent(interval[0], digits, sign)}, {_percent(interval[1], digits, sign)}]"
 
 
 def _markdown(header, rows):

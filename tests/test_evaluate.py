@@ -579,6 +579,8 @@ def test_markdown(results):
     assert "| good | 100.0 [100.0, 100.0] |" in combined
     assert "| *centre* |" in combined and "▼" in combined.splitlines()[3]
     assert "pointing game (↑)" in combined
+    differences = results.to_markdown(differences=True)
+    assert differences.count("\n| ") == 2 and "| <bad>\\| | -100.0 [-100.0, -100.0] ▼ |" in differences
 
 
 def test_rows(results):

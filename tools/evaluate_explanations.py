@@ -43,7 +43,7 @@ METHODS = (
 EXPENSIVE = ("scorecam", "gscorecam")
 
 # Pictures of the tables with all measures, up to an image size. One of 224 pixels takes ten times as long.
-SUBSETS = ((64, 100), (sys.maxsize, 20))
+SUBSETS = ((64, 100), (sys.maxsize, 16))
 
 
 def parse_arguments(arguments):
@@ -64,7 +64,7 @@ def parse_arguments(arguments):
     parser.add_argument(
         "--subset",
         type=int,
-        help="pictures of the tables with all measures, 0 for all; None: 100 up to 64 pixels, else 20",
+        help="pictures of the tables with all measures, 0 for all; None: 100 up to 64 pixels, else 16",
     )
     parser.add_argument("--steps", type=int, default=10, help="of deletion and insertion")
     parser.add_argument("--seed", type=int, default=0)
@@ -99,7 +99,7 @@ def measure(title, data, model, methods, arguments, **options):
     print(f"### {title}\n\n{results.to_markdown()}\n")
     for evaluation in results.values():
         print(f"- {evaluation.title}. {evaluation.summary}.")
-    print(f"\nMinus the centre baseline, in %, with 95 % intervals:\n\n{differences(results)}\n")
+    print(f"\n{results.to_markdown(differences=True)}\n")
     if arguments.classes:
         for row in results.class_rows():
             print("- {measure}, {method}, {label}: {score:.3f} of {n_trials}".format(**row))
@@ -107,22 +107,6 @@ def measure(title, data, model, methods, arguments, **options):
     sys.stdout.flush()
     seconds = time.perf_counter() - begin
     print(f"{title}: {first.n_trials} trials in {seconds:.0f} s", file=sys.stderr)
-
-
-def differences(results):
-    """The paired differences to the centre as a Markdown table, a column for each measure."""
-    lines = ["| method | " + " | ".join(results) + " |", "|---|" + "---:|" * len(results)]
-    for score in next(iter(results.values())):
-        if score.difference is None:
-            continue
-        cells = []
-        for evaluation in results.values():
-            one = evaluation[score.method]
-            low, high = one.difference_interval
-            text = f"{100 * one.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] {one.mark}"
-            cells.append(text.strip())
-        lines.append(f"| {score.method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def main(arguments=None):
