@@ -63,7 +63,16 @@ def _load_core():
 _load_core()
 
 # ruff: noqa: E402
+from clipc.drawing import overlay
 from clipc.errors import ClipcError, ClipcWarning, ImageError, WeightsError
+from clipc.explanation import (
+    HeatMap,
+    WordRelevance,
+    difference_map,
+    grad_cam,
+    seen_box,
+    text_relevance,
+)
 from clipc.model import Model, get_num_threads, load, set_num_threads, show_config
 from clipc.tokenizer import tokenize
 from clipc.weights.zoo import available_models
@@ -81,22 +90,29 @@ from clipc.zeroshot import (
 __all__ = [
     "ClipcError",
     "ClipcWarning",
+    "HeatMap",
     "ImageError",
     "Model",
     "Prediction",
     "WeightsError",
+    "WordRelevance",
     "available_models",
     "classifier",
     "classify",
     "encode_image",
+    "difference_map",
     "encode_text",
     "get_num_threads",
+    "grad_cam",
     "knows",
     "load",
+    "overlay",
     "preprocess",
+    "seen_box",
     "set_num_threads",
     "show_config",
     "similarity",
+    "text_relevance",
     "tokenize",
 ]
 

@@ -14,6 +14,7 @@ import operator
 import os
 import re
 import sys
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from . import _core
 from .errors import ImageError, warn
 
 MAX_PIXELS_VARIABLE = "CLIPC_MAX_IMAGE_PIXELS"
+# How an image that is no square becomes one; see `view`.
+FITS = ("crop", "squash", "pad")
+
 DEFAULT_MAX_PIXELS = 178_956_970  # where Pillow, too, refuses an image as a decompression bomb
 
 _EXIF_ORIENTATION = 0x0112
@@ -75,7 +79,7 @@ def to_rgb(image, *, exif=False):
 
 def is_batch(images):
     """Whether `images` is several images: a list, a tuple, or a preprocessed array (N, 3, R, R)."""
-    return isinstance(images, (list, tuple)) or _is_preprocessed(images)
+    return isinstance(images, (list, tuple)) or is_preprocessed(images)
 
 
 def preprocess(images, size, mean, std, *, exif=False, first_index=0):
@@ -112,8 +116,8 @@ def preprocess(images, size, mean, std, *, exif=False, first_index=0):
     """
     size = operator.index(size)
     _core.crop_geometry(1, 1, size)  # refuses a size out of range
-    if _is_preprocessed(images):
-        return _check_preprocessed(images, size)
+    if is_preprocessed(images):
+        return check_preprocessed(images, size)
     mean, std = _three_floats("mean", mean), _three_floats("std", std)
     single = not isinstance(images, (list, tuple))
     if not single and not images:
@@ -129,8 +133,87 @@ def preprocess(images, size, mean, std, *, exif=False, first_index=0):
     return result
 
 
-def seen_box(height, width, size):
-    """The part of an image that the centred square shows.
+class View(NamedTuple):
+    """One image as the encoder sees it, and where that lies in the original.
+
+    Attributes
+    ----------
+    pixels : float32 array, (3, S, S)
+        Preprocessed.
+    height, width : int
+        Of the original image, pixels.
+    seen_box : tuple of float
+        (x0, y0, x1, y1): the part of the original that is seen, in its pixels.
+    square_box : tuple of float
+        (x0, y0, x1, y1): the whole square, in pixels of the original. Larger than the original where the
+        square is padded, else equal to `seen_box`.
+    """
+
+    pixels: np.ndarray
+    height: int
+    width: int
+    seen_box: tuple
+    square_box: tuple
+
+
+def view(image, size, mean, std, *, fit="crop", exif=False, index=None):
+    """One image as the encoder sees it.
+
+    Parameters
+    ----------
+    image : as for `to_rgb`
+    size : int
+        Side of the square, pixels.
+    mean, std : sequence of 3 float
+    fit : {"crop", "squash", "pad"}
+        How an image that is no square becomes one. "crop": the shorter side becomes `size`, the central
+        square stays (what CLIP does). "squash": both sides become `size`. "pad": the longer side becomes
+        `size`, and what is missing is filled evenly on both sides with the mean colour.
+    exif : bool
+    index : int, optional
+        Position in a list, for messages.
+
+    Returns
+    -------
+    View
+    """
+    check_fit(fit)
+    rgb = _to_rgb(image, exif, index)
+    height, width = rgb.shape[:2]
+    seen, square = seen_box(height, width, size, fit), square_box(height, width, size, fit)
+    mean, std = _three_floats("mean", mean), _three_floats("std", std)
+    if fit == "crop":
+        return View(_core.preprocess(rgb, size, mean, std), height, width, seen, square)
+    new_height, new_width, top, left = _fitted_size(height, width, size, fit)
+    scaled = _core.resize(rgb, new_width, new_height)
+    if fit == "squash":
+        return View(_core.preprocess(scaled, size, mean, std), height, width, seen, square)
+    pixels = np.zeros((3, size, size), np.float32)  # the mean colour, normalised
+    canvas = np.zeros((size, size, 3), np.uint8)
+    canvas[top : top + new_height, left : left + new_width] = scaled
+    part = np.s_[:, top : top + new_height, left : left + new_width]
+    pixels[part] = _core.preprocess(canvas, size, mean, std)[part]
+    return View(pixels, height, width, seen, square)
+
+
+def check_fit(fit):
+    """Raise ValueError unless `fit` is one of `FITS`."""
+    if fit not in FITS:
+        raise ValueError(f"fit: expected one of {', '.join(map(repr, FITS))}, got {fit!r}")
+
+
+def _fitted_size(height, width, size, fit):
+    """Height and width after resizing for "squash" or "pad", and the corner in the square."""
+    if fit == "squash":
+        return size, size, 0, 0
+    longer = max(height, width)
+    new_height = max(1, round(size * height / longer))
+    new_width = max(1, round(size * width / longer))
+    return new_height, new_width, (size - new_height) // 2, (size - new_width) // 2
+
+
+def seen_box(height, width, size, fit="crop"):
+    """The part of an image that the encoder sees.
 
     Parameters
     ----------
@@ -138,18 +221,35 @@ def seen_box(height, width, size):
         Of the original image, pixels.
     size : int
         Side of the square, pixels.
+    fit : {"crop", "squash", "pad"}
+        See `view`.
 
     Returns
     -------
     tuple of float
         (x0, y0, x1, y1), pixels of the original image: left, top, right, bottom edge.
     """
+    if fit != "crop":
+        return (0.0, 0.0, float(width), float(height))
     new_height, new_width, top, left = _core.crop_geometry(height, width, size)
     return (
         left * width / new_width,
         top * height / new_height,
         (left + size) * width / new_width,
         (top + size) * height / new_height,
+    )
+
+
+def square_box(height, width, size, fit="crop"):
+    """The square that the encoder gets, in pixels of the original image; see `View` and `seen_box`."""
+    if fit != "pad":
+        return seen_box(height, width, size, fit)
+    new_height, new_width, top, left = _fitted_size(height, width, size, fit)
+    return (
+        -left * width / new_width,
+        -top * height / new_height,
+        (size - left) * width / new_width,
+        (size - top) * height / new_height,
     )
 
 
@@ -190,11 +290,13 @@ def _is_pil(image):
     return module is not None and isinstance(image, module.Image)
 
 
-def _is_preprocessed(images):
+def is_preprocessed(images):
+    """Whether `images` is a float array with four dimensions, which is taken as preprocessed."""
     return isinstance(images, np.ndarray) and images.ndim == 4 and images.dtype.kind == "f"
 
 
-def _check_preprocessed(array, size):
+def check_preprocessed(array, size):
+    """The array as C-contiguous float32, if it is a batch of finite numbers for a square of this size."""
     if array.dtype.itemsize != 4:
         raise TypeError(
             f"images: expected float32 for a preprocessed array, got {array.dtype}; "

@@ -318,6 +318,175 @@ class Model:
         )
         return predictions[0] if single else predictions
 
+    # -- explanations ------------------------------------------------------------------------------------
+
+    def grad_cam(
+        self, image, text, *, layer=None, method="gradcam", score="logit", labels=None, raw=False,
+        image_size=None, fit="crop", exif=False, blocks="all", progress=False,
+    ):
+        """A heat map: which parts of a picture speak for a text.
+
+        Parameters
+        ----------
+        image : image, list of images, or float32 array (N, 3, R, R)
+            See `preprocess`; an array of that form is taken as preprocessed.
+        text : str or list of str
+            Texts for the methods that need one; None otherwise.
+        layer : str or int, optional
+            Target layer of the CAM methods. ModifiedResNet: "layer1" to "layer4" (default), the output of the
+            stage, or one block of it, "layer3.1". Vision transformer: a block, negative from the end (default
+            -1); its activations are those behind its ``ln_1``, without the class token.
+        method : str
+            - "gradcam" (Selvaraju et al. 2017), "gradcam++" (Chattopadhay et al. 2018), "layercam" (Jiang et
+              al. 2021), "hirescam" (Draelos & Carin 2020): from activations and gradients of the target
+              layer;
+            - "eigencam" (Muhammad & Yeasin 2020): first principal direction of the activations; no text;
+            - "scorecam" (Wang et al. 2020), "gscorecam" (Chen et al. 2022): each channel as a mask before the
+              picture, which takes hundreds to thousands of encodings;
+            - "relevance" (Chefer et al. 2021), "rollout" (Abnar & Zuidema 2020; no text), "sclip" (Wang et
+              al. 2023): vision transformers only;
+            - "maskclip" (Zhou et al. 2022), "surgery" (CLIP Surgery, Li et al. 2023): features of each
+              position compared with the text.
+        score : {"logit", "cosine", "dot", "probability"}
+            What is explained: logit_scale times the cosine of the angle between the features, the cosine, the
+            product of the features as the model gives them, or the softmax of the logits over `labels`.
+        labels : list of str, optional
+            For score "probability", and for method "surgery" the texts whose common part is taken out. `text`
+            must be among them.
+        raw : bool
+            Give the signed values on the grid instead, (GH, GW).
+        image_size : int, optional
+            Side of the square that the model sees, default `image_size`; a multiple of the patch size or of
+            32. Larger ones give a finer grid, from a model that was not trained for it.
+        fit : {"crop", "squash", "pad"}
+            How the picture becomes a square: its centre, as in `classify`; all of it with its proportions
+            lost; all of it with margins of the mean colour.
+        exif : bool
+            Turn the picture as its EXIF orientation says.
+        blocks : {"all", "last"}
+            For method "relevance".
+        progress : bool
+            Show a progress bar: over the pictures of a list, or over the channels of a Score-CAM.
+
+        Returns
+        -------
+        HeatMap or list of HeatMap
+            float32 in [0, 1]: (H, W), the size of the original picture, or (N, H, W) for a list of texts; 0
+            in the parts that the model did not see. A list for several pictures.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A method or layer that the model does not have (the message lists those it has), an empty text,
+            one with more than `context_length` tokens, and other wrong arguments.
+        OSError, ImageError
+            As `preprocess`.
+
+        Warns
+        -----
+        ClipcWarning
+            A map without a positive value, which is all zeros.
+
+        Notes
+        -----
+        The signed map loses its negative values, is scaled by (m - min) / (max - min) on the grid, and
+        enlarged bilinearly, with half-pixel centres, onto `seen_box`. A heat map shows what moved the score,
+        and is no proof of what the model recognised; `docs/explanations.md` measures how far each method can
+        be trusted.
+        """
+        from clipc import cam
+
+        return cam.grad_cam(
+            self, image, text, layer=layer, method=method, score=score, labels=labels, raw=raw,
+            image_size=image_size, fit=fit, exif=exif, blocks=blocks, progress=progress,
+        )
+
+    def difference_map(
+        self, image, text, other, *, layer=None, method="gradcam", score="logit", labels=None, raw=False,
+        image_size=None, fit="crop", exif=False, blocks="all", progress=False,
+    ):
+        """Which parts of a picture speak for one text rather than for another.
+
+        Parameters
+        ----------
+        image : image, list of images, or float32 array (N, 3, R, R)
+        text, other : str
+        layer, method, score, labels, raw, image_size, fit, exif, blocks, progress
+            As for `grad_cam`.
+
+        Returns
+        -------
+        HeatMap or list of HeatMap
+            float32 in [-1, 1], (H, W): the difference of the two signed maps, divided by its largest
+            magnitude. Positive where the picture speaks for `text`, negative where it speaks for `other`.
+
+        Raises
+        ------
+        ValueError, TypeError, OSError, ImageError
+            As `grad_cam`; also for a method that needs no text.
+        """
+        from clipc import cam
+
+        return cam.difference_map(
+            self, image, text, other, layer=layer, method=method, score=score, labels=labels, raw=raw,
+            image_size=image_size, fit=fit, exif=exif, blocks=blocks, progress=progress,
+        )
+
+    def text_relevance(self, image, text, *, score="logit", labels=None, blocks="all", exif=False):
+        """Which words of a text carried its score for a picture.
+
+        Parameters
+        ----------
+        image : image
+        text : str
+        score, labels
+            As for `grad_cam`.
+        blocks : {"all", "last"}
+            Blocks of the text tower that count.
+        exif : bool
+            Turn the picture as its EXIF orientation says.
+
+        Returns
+        -------
+        WordRelevance
+            A list of (word, relevance), in the order of the text; words as the tokenizer sees them (lower
+            case, punctuation apart), each with the sum over its tokens. Relevance is at least 0 and has no
+            unit.
+
+        Raises
+        ------
+        ValueError, TypeError
+            An empty text, one with more than `context_length` tokens, and other wrong arguments.
+        OSError, ImageError
+            As `preprocess`.
+
+        Notes
+        -----
+        R[EOT, 1:EOT] of Chefer, Gur & Wolf 2021 (arXiv 2103.15679, equations 5 and 6) in the text tower: from
+        the identity, R <- R + mean over heads of max(A * dS/dA, 0) R, block by block.
+        """
+        from clipc import cam
+
+        return cam.text_relevance(self, image, text, score=score, labels=labels, blocks=blocks, exif=exif)
+
+    def seen_box(self, image, fit="crop", *, image_size=None, exif=False):
+        """The part of a picture that the model sees.
+
+        Parameters
+        ----------
+        image : image
+        fit, image_size, exif
+            As for `grad_cam`.
+
+        Returns
+        -------
+        tuple of float
+            (x0, y0, x1, y1), in pixels of the original picture: left, top, right and bottom edge.
+        """
+        from clipc import cam
+
+        return cam.seen_box(self, image, fit, image_size=image_size, exif=exif)
+
     # -- helpers -----------------------------------------------------------------------------------------
 
     def _image_features(self, images, *, batch_size=None, exif=False, progress=False):
@@ -334,12 +503,15 @@ class Model:
     def _logits(self, image_features, text_features):
         return np.float32(self.logit_scale) * (image_features @ text_features.T)
 
-    def _finish(self, features, normalize):
+    def _check_finite(self, results):
         # Inputs are checked, so this comes from the weights: a NaN in a file, or sums that overflow.
-        if not np.isfinite(features).all():
+        if not np.isfinite(results).all():
             raise WeightsError(
                 f"{self.name}: its features are not finite numbers; the weights in {self.path} are damaged"
             )
+
+    def _finish(self, features, normalize):
+        self._check_finite(features)
         return _unit_rows(features) if normalize else features
 
     def _check_tokens(self, tokens):
