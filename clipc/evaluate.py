@@ -32,6 +32,7 @@ import numpy as np
 
 from clipc import image
 from clipc.annotations import AnnotatedPicture, AnnotatedPictures, read_boxes
+from clipc.as_function import resolve_model
 from clipc.errors import ClipcWarning, ImageError, warn
 from clipc.map_measures import (
     Curves,
@@ -40,8 +41,6 @@ from clipc.map_measures import (
     closeness_to_centre,
     distinct_grids,
     hits,
-    square_box,
-    square_pixels,
 )
 from clipc.progress import progress_bar
 from clipc.scores import CENTRE, MEASURES, RANDOM, Evaluation, Evaluations, MethodScore
@@ -354,8 +353,7 @@ limit, seed, skip_unreadable, progress, **options
         raise TypeError(f"template: expected a str, got {type(template).__name__}")
     if "{}" not in template:
         raise ValueError(f"template: {template!r} has no {{}} where the label goes")
-    if fit not in ("crop", "squash", "pad"):
-        raise ValueError(f"fit: expected 'crop', 'squash' or 'pad', got {fit!r}")
+    image.check_fit(fit)
     _check_number("tolerance", tolerance, zero=True)
     if tolerance_at is not None:
         _check_number("tolerance_at", tolerance_at)
@@ -507,9 +505,7 @@ def _check_data(data):
 
 def _resolve_model(model):
     if model is None or isinstance(model, (str, os.PathLike)):
-        from clipc.zeroshot import _resolve
-
-        return _resolve(model)
+        return resolve_model(model)
     return model
 
 
@@ -704,12 +700,12 @@ class _Run:
         """What the model's square shows, in pixels of the picture; all of it without a model."""
         if self.image_size is None:
             return (0.0, 0.0, float(picture.width), float(picture.height))
-        return square_box(picture.height, picture.width, self.image_size, self.fit)
+        return image.square_box(picture.height, picture.width, self.image_size, self.fit)
 
     def _add_curves(self, position, picture, rgb, trials, present, maps):
         config = self.model.config
-        square = square_pixels(rgb, self.image_size, self.fit, config.image_mean, config.image_std)
-        box = self._square_box(picture)
+        view = image.view(rgb, self.image_size, config.image_mean, config.image_std, fit=self.fit)
+        box = view.square_box
         columns = [self.labels.index(label) for label in present]
         # Text-free methods, and baselines, have one order for all classes of a picture; it is encoded once.
         jobs = {}  # (kind, content) -> (importance, [(method, index of the class)])
@@ -725,7 +721,7 @@ class _Run:
                 drawn = GridMap(rng.random(shape), box)
                 jobs[("baseline", kind)] = (drawn, [(kind, i) for i in everywhere])
             jobs[("baseline", CENTRE)] = (None, [(CENTRE, i) for i in everywhere])
-        self._curves.begin(square)
+        self._curves.begin(view.pixels)
         for map_, wanted in jobs.values():
             if map_ is None:
                 importance = closeness_to_centre(self.image_size)

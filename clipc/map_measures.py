@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 
-from clipc import _core, image
 from clipc.heat_map import HeatMap
 from clipc.scores import RANDOM
 
@@ -133,42 +132,6 @@ def box_mask(boxes, picture):
         rows = slice(max(0, math.ceil(y0 - 0.5)), max(0, math.ceil(y1 - 0.5)))
         mask[rows, columns] = True
     return mask
-
-
-def _padded_size(height, width, size):
-    """Height and width of the picture inside a padded square, and its upper left corner."""
-    longer = max(height, width)
-    new_height = max(1, int(size * height / longer))
-    new_width = max(1, int(size * width / longer))
-    return new_height, new_width, (size - new_height) // 2, (size - new_width) // 2
-
-
-def square_box(height, width, size, fit):
-    """What a square of the model shows, (x0, y0, x1, y1) in pixels of the picture; padded: more than it."""
-    if fit == "squash":
-        return (0.0, 0.0, float(width), float(height))
-    if fit == "crop":
-        return image.seen_box(height, width, size)
-    new_height, new_width, top, left = _padded_size(height, width, size)
-    across, down = width / new_width, height / new_height
-    return (-left * across, -top * down, (size - left) * across, (size - top) * down)
-
-
-def square_pixels(rgb, size, fit, mean, std):
-    """A picture as the model sees it, float32 (3, size, size)."""
-    if fit == "crop":
-        return image.preprocess([rgb], size, mean, std)[0]
-    if fit == "squash":
-        return image.preprocess([_core.resize(rgb, size, size)], size, mean, std)[0]
-    new_height, new_width, top, left = _padded_size(*rgb.shape[:2], size)
-    padded = np.zeros((size, size, 3), np.uint8)
-    part = (slice(top, top + new_height), slice(left, left + new_width))
-    padded[part] = _core.resize(rgb, new_width, new_height)
-    square = image.preprocess([padded], size, mean, std)[0]
-    seen = np.zeros((size, size), bool)
-    seen[part] = True
-    square[:, ~seen] = 0.0  # the mean colour
-    return square
 
 
 # -- deletion and insertion ------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The measures of explanations, on cases that can be worked out by hand."""
 
 import html.parser
+import importlib.util
 import json
 import math
 import os
@@ -15,7 +16,8 @@ import pytest
 from image_files import encode, smooth_picture
 from PIL import Image
 
-from clipc import evaluate, map_measures
+import clipc
+from clipc import evaluate, image, map_measures
 from clipc.errors import ClipcWarning, ImageError
 from clipc.evaluate import AnnotatedPicture, deletion_insertion, energy_in_boxes, explanations, pointing_game
 from clipc.heat_map import HeatMap
@@ -381,24 +383,6 @@ def test_blur_agrees_with_a_plain_loop(size, sigma):
     np.testing.assert_allclose(map_measures._blur(square, sigma), expected / total, atol=1e-5)
 
 
-def test_the_square_of_each_fit():
-    rgb = smooth_picture(40, 80)
-    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
-    squares = {fit: map_measures.square_pixels(rgb, 32, fit, mean, std) for fit in ("crop", "squash", "pad")}
-    assert map_measures.square_box(40, 80, 32, "squash") == (0, 0, 80, 40)
-    assert map_measures.square_box(40, 80, 32, "crop") == (20, 0, 60, 40)
-    assert map_measures.square_box(40, 80, 32, "pad") == (0, -20, 80, 60)
-    assert map_measures.square_box(80, 40, 32, "pad") == (-20, 0, 60, 80)
-    padded = squares["pad"]
-    assert (padded[:, :8] == 0).all() and (padded[:, 24:] == 0).all()
-    # What all three show: the middle of the crop is the middle of the padded picture, at twice the size.
-    shown = padded[:, 8:24, 8:24]
-    halved = squares["crop"].reshape(3, 16, 2, 16, 2).mean(axis=(2, 4))
-    assert np.corrcoef(shown.ravel(), halved.ravel())[0, 1] > 0.99
-    halved = squares["squash"].reshape(3, 16, 2, 32).mean(axis=2)
-    assert np.corrcoef(padded[:, 8:24].ravel(), halved.ravel())[0, 1] > 0.99
-
-
 def test_deletion_needs_two_labels():
     with pytest.raises(ValueError, match="at least two"):
         deletion_insertion(HALF_DATA, model=HalfModel(), methods=peak_at(0, 0), labels=["left"])
@@ -407,8 +391,6 @@ def test_deletion_needs_two_labels():
 @pytest.mark.parametrize("size", [64, 96])
 def test_curves_of_tiny(size):
     """In two steps, with the upper half first; also at a size that the model was not trained at."""
-    import clipc
-
     model = clipc.load("tiny")
     rgb = smooth_picture(size, size)
     data = [AnnotatedPicture(rgb, size, size, {"cat": [(0, 0, 9, 9)], "dog": [(0, 0, 9, 9)]})]
@@ -417,7 +399,7 @@ def test_curves_of_tiny(size):
         data, model=model, methods={"m": lambda i, t: row_by_row}, image_size=size, steps=2, baselines=False
     )
     config = model.config
-    square = map_measures.square_pixels(rgb, size, "squash", config.image_mean, config.image_std)
+    square = image.view(rgb, size, config.image_mean, config.image_std, fit="squash").pixels
     blurred = map_measures._blur(square, 5 * size / 224)
     upper = np.arange(size)[:, None] < size // 2
     pictures = [square, np.where(upper, 0, square), 0 * square, blurred, np.where(upper, square, blurred)]
@@ -431,8 +413,6 @@ def test_curves_of_tiny(size):
 
 
 def test_sizes_that_the_model_does_not_take():
-    import clipc
-
     with pytest.raises(ValueError, match="multiples of 32"):
         deletion_insertion(
             [picture({"cat": [(0, 0, 9, 9)], "dog": [(0, 0, 9, 9)]})],
@@ -838,8 +818,6 @@ def brightness(image, label):
 
 
 def test_both_formats_give_the_same_table(two_folders):
-    import clipc
-
     model = clipc.load("tiny")
     methods = {"brightness": brightness, "middle": lambda image, label: np.pad([[1.0]], 1)}
     tables = [
@@ -864,7 +842,6 @@ def test_both_formats_give_the_same_table(two_folders):
 
 def test_tiny_recognises_less_without_the_object(two_folders):
     """A map that is the box itself: deleting it costs the cat's probability more than deleting the rest."""
-    import clipc
 
     def box(image, label):
         inside = np.zeros(image.shape[:2])
@@ -880,6 +857,85 @@ def test_tiny_recognises_less_without_the_object(two_folders):
         steps=10,
     )["deletion"]
     assert result["box"].score < result["rest"].score
+
+
+RESNET_METHODS = "gradcam gradcam++ layercam hirescam eigencam scorecam gscorecam surgery maskclip".split()
+
+
+@pytest.mark.filterwarnings("ignore:the heat map of 'a cat'")
+def test_every_method_of_tiny(two_folders):
+    model = clipc.load("tiny")
+    data = evaluate.read_boxes(two_folders[1])
+    data = evaluate.AnnotatedPictures([one for one in data if "cat" in one.boxes], names=data.names)
+    results = explanations(data, RESNET_METHODS, model=model, labels=["cat", "cup"], steps=3)
+    assert list(results) == ["pointing", "energy", "deletion", "insertion"]
+    for evaluation in results.values():
+        assert [score.method for score in evaluation] == [*RESNET_METHODS, "centre", "random"]
+        for row in evaluation.values.values():
+            assert row.shape == (1,) and (row >= 0).all() and (row <= 1).all()
+    # The scores of one method by its own map.
+    cat, boxes = two_folders[1] / "cat.png", (100, 0, 400, 300)
+    heat = model.grad_cam(cat, "a photo of a cat.", fit="squash")
+    x, y = heat.peak()
+    tolerance = 15 * 451 / 640
+    hit = boxes[0] - tolerance <= x <= boxes[2] + tolerance and -tolerance <= y <= 300 + tolerance
+    assert results["pointing"]["gradcam"].per_class["cat"] == (float(hit), 1)
+    share = heat[:, 100:400].sum(dtype=float) / heat.sum(dtype=float)
+    assert results["energy"]["gradcam"].per_class["cat"][0] == pytest.approx(share, rel=1e-5)
+    # The pixels of the curves are those that the map's grid covers.
+    for fit in ("crop", "squash", "pad"):
+        heat = model.grad_cam(cat, "a cat", fit=fit)
+        assert heat.grid_box == pytest.approx(image.square_box(300, 451, 64, fit))
+        one = map_measures.GridMap.of(heat, picture({}, 451, 300), "")
+        square = one.on_square(heat.grid_box, 2)
+        np.testing.assert_allclose(square, heat.grid, atol=1e-6)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_other_fits(two_folders, fit):
+    results = explanations(two_folders[0], model=clipc.load("tiny"), fit=fit, image_size=96, steps=2)
+    for evaluation in results.values():
+        assert evaluation.settings["fit"] == fit and evaluation.settings["image_size"] == 96
+        assert all(np.isfinite(row).all() for row in evaluation.values.values())
+    energy = results["energy"]
+    # The uniform map covers what is seen: of the cat's 300 x 300 pixels in a box from 100 to 400.
+    x0, _, x1, _ = image.seen_box(300, 451, 96, fit)
+    expected = (400 - max(x0, 100)) / (x1 - x0) if fit == "pad" else (min(x1, 400) - max(x0, 100)) / (x1 - x0)
+    assert energy["random"].per_class["cat"][0] == pytest.approx(expected, abs=0.01)
+
+
+def test_empty_maps_do_not_warn_one_by_one(two_folders, recwarn):
+    model = clipc.load("tiny")
+    options = {"fit": "crop", "template": "a {}", "labels": ["cat"]}
+    result = energy_in_boxes(two_folders[0], model=model, **options)
+    assert result["gradcam"].n_empty == 1 and result["gradcam"].score == 0
+    assert not [str(warning.message) for warning in recwarn if "zero everywhere" in str(warning.message)]
+    with pytest.warns(ClipcWarning, match="zero everywhere"):
+        model.grad_cam(EXAMPLES / "cat.png", "a cat")
+
+
+def test_a_method_that_the_model_does_not_have(two_folders):
+    with pytest.raises(ValueError, match="rollout"):
+        pointing_game(two_folders[0], model="tiny", methods="rollout")
+    with pytest.raises(TypeError, match="blocs"):
+        pointing_game(two_folders[0], model="tiny", blocs="last")
+
+
+def test_the_tool_prints_its_tables(two_folders, capsys):
+    folder = Path(__file__).parents[1] / "tools"
+    spec = importlib.util.spec_from_file_location(
+        "evaluate_explanations", folder / "evaluate_explanations.py"
+    )
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    tool.main(
+        ["--data", str(two_folders[0]), "--methods", "gradcam", "gscorecam", "--sizes", "64", "--steps", "2"]
+        + ["--quiet", "--classes"]
+    )
+    out = capsys.readouterr().out
+    assert out.count("\n| gradcam |") == 4 and out.count("\n| gscorecam |") == 2
+    assert "### Boxes at 64 x 64" in out and "### All measures at 64 x 64" in out
+    assert "- pointing, gradcam, cat: " in out
 
 
 def test_importing_clipc_does_not_load_what_evaluates():
