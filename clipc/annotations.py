@@ -19,8 +19,6 @@ import numpy as np
 from clipc import _core, image
 from clipc.errors import ImageError, warn
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-
 # How far a box may reach over the edge of its picture, as a share of the side. Tools round their coordinates,
 # and people draw a little beyond; what goes further is a mistake, such as pixels where shares are expected.
 OVERSHOOT = 0.01
@@ -268,7 +266,7 @@ def _pictures_below(folder):
         visited.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES):
+            if not name.startswith(".") and name.lower().endswith(image.IMAGE_SUFFIXES):
                 file = Path(root, name)
                 found.setdefault(file.relative_to(folder).with_suffix("").as_posix(), []).append(file)
     return found
