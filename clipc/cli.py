@@ -30,9 +30,6 @@ from clipc.model import DEFAULT_BATCH_SIZE
 from clipc.progress import progress_bar
 from clipc.terminal import columns, pad
 
-# Files that are taken from a folder. A file that is named, or that a pattern matches, may end as it likes.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-
 # Labels printed for an image unless --top-k says otherwise: more do not fit into a line.
 PRINTED_LABELS = 10
 
@@ -325,7 +322,10 @@ def _find_images(arguments, *, recursive, missing_ok):
 
 
 def _images_in(folder, recursive):
-    """Paths of the images of a folder, sorted; without hidden files, such as macOS's ``._photo.jpg``."""
+    """Paths of the images of a folder, sorted; without hidden files, such as macOS's ``._photo.jpg``.
+
+    The endings count here only: a file that is named, or that a pattern matches, may end as it likes.
+    """
 
     def fail(error):
         raise error
@@ -339,12 +339,13 @@ def _images_in(folder, recursive):
             break
     if not found:
         hint = "; --recursive looks into its subfolders, too" if subfolders else ""
-        raise click.ClickException(f"{folder}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}){hint}")
+        listed = ", ".join(images.IMAGE_SUFFIXES)
+        raise click.ClickException(f"{folder}: no images in this folder ({listed}){hint}")
     return sorted(found)
 
 
 def _looks_like_image(name):
-    return name.lower().endswith(IMAGE_SUFFIXES) and not os.path.basename(name).startswith(".")
+    return name.lower().endswith(images.IMAGE_SUFFIXES) and not os.path.basename(name).startswith(".")
 
 
 def _read_standard_input():
