@@ -114,3 +114,23 @@ def photos(oracles):
         return array
 
     return pictures
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder, holding pictures/ with three images, a subfolder, and files that are no images."""
+    from command_line import picture
+
+    pictures = tmp_path / "pictures"
+    (pictures / "more").mkdir(parents=True)
+    picture(1).save(pictures / "b.png")
+    picture(2).save(pictures / "a.jpg")
+    picture(3).save(pictures / "C.PNG")
+    picture(4).save(pictures / "more" / "d.png")
+    (pictures / "notes.txt").write_text("no image\n")
+    (pictures / "._a.jpg").write_bytes(b"what macOS leaves behind")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CLIPC_DEBUG", raising=False)
+    monkeypatch.delenv("CLIPC_CACHE", raising=False)
+    monkeypatch.setenv("CLIPC_MODEL", "tiny")
+    return tmp_path
