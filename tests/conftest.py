@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 from availability import require, unavailable
+from core_process import CoreProcess, supported_levels
 
 
 def pytest_addoption(parser):
@@ -65,6 +66,25 @@ def clip_data(data_dir):
         return folder
 
     return folder_of
+
+
+@pytest.fixture(scope="session", params=supported_levels())
+def core(request):
+    """``clipc._core`` at one level; levels that use the kernels of a lower one are not tested twice."""
+    from clipc import _core
+
+    isa = request.param
+    if isa == _core.build_info()["isa"]:
+        yield _core
+        return
+    process = CoreProcess(isa)
+    try:
+        kernels = process.build_info()["elementwise_kernels"]
+        if kernels != isa:
+            pytest.skip(f"{isa} uses the kernels of {kernels}")
+        yield process
+    finally:
+        process.close()
 
 
 class RandomModel(NamedTuple):
