@@ -6,14 +6,14 @@
 The data are the folder `coco128` of CLIPC_DATA: 256 pictures of COCO with boxes. Used are the classes whose
 names the model knows: 703 trials (a picture and a class in it) in 253 pictures.
 
-For each image size there are two tables:
+At 64 pixels one table has all methods and all measures. Larger pictures have two tables:
 
 - the boxes: pointing game and energy, on all pictures, without Score-CAM and gScoreCAM;
 - all methods and all measures, on fewer pictures (`--subset`), drawn at random with a fixed seed.
 
 Score-CAM runs the model once for each channel of the target layer (1,024 in `tiny`), gScoreCAM 300 times for
 each text, and deletion and insertion twice for each step, method and class. With the default subsets all of
-it takes some 20 minutes on two processors. Methods are to be compared within a table, where they have seen
+it takes some 40 minutes on two processors. Methods are to be compared within a table, where they have seen
 the same pictures.
 """
 
@@ -42,8 +42,9 @@ METHODS = (
 # Hundreds of encoded pictures for each map.
 EXPENSIVE = ("scorecam", "gscorecam")
 
-# Pictures of the tables with all measures, up to an image size. One of 224 pixels takes ten times as long.
-SUBSETS = ((64, 100), (sys.maxsize, 16))
+# Pictures of the tables with all measures, up to an image size; 0: all. One of 224 pixels takes ten times as
+# long as one of 64.
+SUBSETS = ((64, 0), (sys.maxsize, 48))
 
 
 def parse_arguments(arguments):
@@ -64,7 +65,7 @@ def parse_arguments(arguments):
     parser.add_argument(
         "--subset",
         type=int,
-        help="pictures of the tables with all measures, 0 for all; None: 100 up to 64 pixels, else 16",
+        help="pictures of the tables with all measures, 0 for all; None: all up to 64 pixels, else 48",
     )
     parser.add_argument("--steps", type=int, default=10, help="of deletion and insertion")
     parser.add_argument("--seed", type=int, default=0)
@@ -116,7 +117,10 @@ def main(arguments=None):
     cheap = [name for name in arguments.methods if name not in EXPENSIVE]
     print(f"{model!r}, {data!r}\n")
     for size in arguments.sizes:
-        if cheap:
+        subset = arguments.subset
+        if subset is None:
+            subset = next(pictures for largest, pictures in SUBSETS if size <= largest)
+        if cheap and subset:
             measure(
                 f"Boxes at {size} x {size}",
                 data,
@@ -127,9 +131,6 @@ def main(arguments=None):
                 image_size=size,
                 limit=arguments.limit,
             )
-        subset = arguments.subset
-        if subset is None:
-            subset = next(pictures for largest, pictures in SUBSETS if size <= largest)
         limits = [limit for limit in (subset, arguments.limit) if limit]
         measure(
             f"All measures at {size} x {size}",
