@@ -102,6 +102,7 @@ __all__ = [
     "encode_image",
     "difference_map",
     "encode_text",
+    "evaluate",
     "get_num_threads",
     "grad_cam",
     "knows",
@@ -117,7 +118,15 @@ __all__ = [
 ]
 
 
+# Imported when asked for, so that `import clipc` stays quick.
+_MODULES = ("evaluate",)
+
+
 def __getattr__(name):
+    if name in _MODULES:
+        import importlib
+
+        return importlib.import_module(f"clipc.{name}")
     # Looked up when asked for: importing importlib.metadata takes as long as the rest of clipc.
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
@@ -129,3 +138,7 @@ def __getattr__(name):
         globals()[name] = found
         return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -175,20 +175,34 @@ def difference_map(model, image, text, other, *, raw, image_size, fit, exif, pro
 
 def text_relevance(model, image, text, *, score, labels, blocks, exif):
     """See `clipc.Model.text_relevance`."""
-    if not isinstance(text, str):
-        raise TypeError(f"text: expected a str, got {type(text).__name__}")
-    request = _check(
-        model, text, method="text relevance", score=score, labels=labels, blocks=blocks, layer=None
-    )
+    request = _check_words(model, text, score, labels, blocks)
     features = model.encode_image(image, exif=exif)
     if len(features) != 1:
         raise ValueError(f"image: expected one image, got {len(features)}")
+    return _word_relevance(model, features, request)
+
+
+def word_relevance(model, features, text, *, score, labels, blocks):
+    """`text_relevance` for the features of one image, (1, D), not normalised."""
+    return _word_relevance(model, features, _check_words(model, text, score, labels, blocks))
+
+
+def _check_words(model, text, score, labels, blocks):
+    if not isinstance(text, str):
+        raise TypeError(f"text: expected a str, got {type(text).__name__}")
+    return _check(
+        model, text, method="text relevance", score=score, labels=labels, blocks=blocks, layer=None
+    )
+
+
+def _word_relevance(model, features, request):
+    text = request.texts[0]
     kind, scale = "cosine", request.score.scale
-    if score == "dot":
+    if request.score.kind == "dot":
         kind = "dot"
     else:
         features = _unit(features)
-        if score == "probability":
+        if request.score.kind == "probability":
             # The logits of the other labels do not depend on this text: dp/dl = p (1 - p).
             p = float(request.score.of(features)[0, 0])
             scale *= p * (1 - p)
@@ -202,6 +216,34 @@ def text_relevance(model, image, text, *, score, labels, blocks, exif):
         words.append((word, float(relevance[position : position + len(ids)].sum())))
         position += len(ids)
     return words
+
+
+def score_values(model, features, text, *, score, labels):
+    """The scores that `grad_cam` explains.
+
+    Parameters
+    ----------
+    model : clipc.Model
+    features : float32 array, (1, D)
+        What `image_features` gives for the image.
+    text, score, labels
+        See `clipc.Model.grad_cam`.
+
+    Returns
+    -------
+    float64 array, (N,)
+        One for each text.
+    """
+    return _check_texts(model, text, "gradcam", METHODS["gradcam"], score, labels)[2].of(features)[0]
+
+
+def image_features(model, image, *, image_size=None, fit="crop", exif=False):
+    """The features of one image, (1, D), not normalised, when the model sees it as `grad_cam` lets it."""
+    size, config = _check_image_size(model, image_size) or model.image_size, model.config
+    view = images.view(image, size, config.image_mean, config.image_std, fit=fit, exif=exif)
+    features = model._core.encode_images(view.pixels[None])
+    model._check_finite(features)
+    return features
 
 
 def seen_box(model, image, fit, *, image_size, exif):

@@ -1,4 +1,4 @@
-"""The command line: ``clipc classify``, ``embed``, ``models`` and ``info``.
+"""The command line: ``clipc classify``, ``explain``, ``embed``, ``models`` and ``info``.
 
 Results go to standard output, everything else (progress, notes, errors) to standard error. An error is
 one line and exit code 1, a wrong call exit code 2, Ctrl-C exit code 130.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import io
 import json
 import os
 import stat
@@ -22,12 +23,12 @@ from typing import NamedTuple
 import click
 
 import clipc
+from clipc import cam, colormaps
+from clipc import image as images
 from clipc.errors import ClipcError, ClipcWarning
 from clipc.model import DEFAULT_BATCH_SIZE
 from clipc.progress import progress_bar
-
-# Files that are taken from a folder. A file that is named, or that a pattern matches, may end as it likes.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+from clipc.terminal import columns, pad
 
 # Labels printed for an image unless --top-k says otherwise: more do not fit into a line.
 PRINTED_LABELS = 10
@@ -39,9 +40,12 @@ STANDARD_INPUT = "-"
 # Messages of the library speak to those who call it from Python.
 _ARGUMENTS_AS_OPTIONS = {
     "exif=True": "--exif",
-    "truncate=True": "--truncate",
+    " (truncate=True cuts it)": "",
     "load a model with clipc.load(path)": "name a model with --model",
     "; Model.knows(text) tells beforehand": "",
+    "raw=True": "--raw",
+    "a larger image_size": "a larger --image-size",
+    "font= takes": "--font takes",
 }
 
 
@@ -194,6 +198,7 @@ def main(ctx):
 
     \b
       clipc classify photo.jpg dog cat           which of the labels fits the picture best?
+      clipc explain photo.jpg dog -o cam.png     which parts of the picture speak for a text?
       clipc embed photos/ -o photos.npy          pictures as vectors, for a search or statistics
       clipc models                               which models there are
       clipc info                                 what clipc uses on this computer
@@ -229,19 +234,22 @@ _debug_option = click.option(
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
-def _computing_options(default_batch):
-    """The options of commands that compute with a model."""
+def _computing_options(default_batch=None):
+    """The options of commands that compute with a model; `default_batch` for those that take many inputs."""
     # fmt: off
+    for_many = (
+        click.option("-r", "--recursive", is_flag=True, help="Take the images in subfolders, too."),
+        click.option("--skip-unreadable", is_flag=True,
+                     help="Report images that cannot be read and go on, instead of stopping."),
+        click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help=default_batch),
+    )
     options = (
         click.option("-m", "--model", metavar="NAME", shell_complete=_complete_model,
                      help='A name that "clipc models" lists, a .safetensors file, or a folder that holds '
                           "one. Default: what CLIPC_MODEL names, else the embedded model tiny."),
         click.option("--exif", is_flag=True,
                      help="Turn photographs upright, as the camera noted in the file (EXIF orientation)."),
-        click.option("-r", "--recursive", is_flag=True, help="Take the images in subfolders, too."),
-        click.option("--skip-unreadable", is_flag=True,
-                     help="Report images that cannot be read and go on, instead of stopping."),
-        click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help=default_batch),
+        *(for_many if default_batch else ()),
         click.option("--threads", type=click.IntRange(min=1), metavar="N",
                      help="Threads to compute with. Default: one for each processor."),
         click.option("-q", "--quiet", is_flag=True, callback=_set_quiet,
@@ -314,7 +322,10 @@ def _find_images(arguments, *, recursive, missing_ok):
 
 
 def _images_in(folder, recursive):
-    """Paths of the images of a folder, sorted; without hidden files, such as macOS's ``._photo.jpg``."""
+    """Paths of the images of a folder, sorted; without hidden files, such as macOS's ``._photo.jpg``.
+
+    The endings count here only: a file that is named, or that a pattern matches, may end as it likes.
+    """
 
     def fail(error):
         raise error
@@ -328,17 +339,19 @@ def _images_in(folder, recursive):
             break
     if not found:
         hint = "; --recursive looks into its subfolders, too" if subfolders else ""
-        raise click.ClickException(f"{folder}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}){hint}")
+        listed = ", ".join(images.IMAGE_SUFFIXES)
+        raise click.ClickException(f"{folder}: no images in this folder ({listed}){hint}")
     return sorted(found)
 
 
 def _looks_like_image(name):
-    return name.lower().endswith(IMAGE_SUFFIXES) and not os.path.basename(name).startswith(".")
+    return name.lower().endswith(images.IMAGE_SUFFIXES) and not os.path.basename(name).startswith(".")
 
 
 def _read_standard_input():
     if sys.stdin is None or sys.stdin.isatty():
-        raise click.UsageError("'-' is an image on standard input, as in: clipc classify - dog < photo.jpg")
+        command = click.get_current_context().command_path
+        raise click.UsageError(f"'-' is an image on standard input, as in: {command} - ... < photo.jpg")
     return sys.stdin.buffer.read()
 
 
@@ -409,17 +422,22 @@ def _read_images(model, batch, *, exif, skip):
             pixels.append(model.preprocess(source.image, exif=exif))
             read.append(source)
         except (ClipcError, OSError, ValueError) as error:
-            reason = _describe(error)
-            # The library names a file in its own way, and cannot know what bytes came from.
-            names = ("image",) if isinstance(source.image, bytes) else (repr(source.image), source.image)
-            for name in names:
-                reason = reason.removeprefix(f"{name}: ")
+            reason = _why_unreadable(source, error)
             message = f"{source.name}: {reason}"
             if not skip:
                 raise click.ClickException(message) from error
             _note(f"skipped {message}")
             skipped.append((source.name, reason))
     return read, np.concatenate(pixels) if pixels else None, skipped
+
+
+def _why_unreadable(source, error):
+    """The message of an error, without the name of the image."""
+    reason = _describe(error)
+    # The library names a file in its own way, and cannot know what bytes came from.
+    for name in ("image",) if isinstance(source.image, bytes) else (repr(source.image), source.image):
+        reason = reason.removeprefix(f"{name}: ")
+    return reason
 
 
 def _progress_bar(total, unit, wanted):
@@ -505,28 +523,38 @@ def classify(image, labels, more, labels_file, templates, top_k, as_json, model,
 
 
 def _collect_labels(labels, labels_file):
-    labels = list(labels)
-    for label in labels:
-        if _looks_like_image(label) and os.path.isfile(label):
-            raise click.UsageError(
-                f"{label!r} stands where a label is expected, and is an image file; more images: "
-                f"--image {label}, or a pattern in quotes as the first argument"
-            )
-    if labels_file:
-        found = [line.strip() for line in _read_lines(labels_file)]
-        labels += filter(None, found)
-        if not any(found):
-            raise click.ClickException(f"{labels_file}: no labels in this file, expected one a line")
+    _refuse_images(labels, "label", "more images: --image {}, or a pattern in quotes as the first argument")
+    labels = [*labels, *(_read_labels(labels_file) if labels_file else ())]
     if not labels:
         raise click.UsageError("no labels; they follow the image, as in: clipc classify photo.jpg dog cat")
-    seen = set()
-    for label in labels:
-        if not label.strip():
-            raise click.UsageError("a label is empty")
-        if label in seen:
-            raise click.UsageError(f"the label {label!r} is given more than once")
-        seen.add(label)
+    _refuse_empty_and_twice(labels, "label")
     return labels
+
+
+def _read_labels(path):
+    labels = [line.strip() for line in _read_lines(path) if line.strip()]
+    if not labels:
+        raise click.ClickException(f"{path}: no labels in this file, expected one a line")
+    return labels
+
+
+def _refuse_images(texts, what, hint):
+    """Refuse a list of texts that holds an image file; in `hint` its name stands for {}."""
+    for text in texts:
+        if _looks_like_image(text) and os.path.isfile(text):
+            raise click.UsageError(
+                f"{text!r} stands where a {what} is expected, and is an image file; {hint.format(text)}"
+            )
+
+
+def _refuse_empty_and_twice(texts, what):
+    seen = set()
+    for text in texts:
+        if not text.strip():
+            raise click.UsageError(f"a {what} is empty")
+        if text in seen:
+            raise click.UsageError(f"the {what} {text!r} is given more than once")
+        seen.add(text)
 
 
 class _TextPrinter:
@@ -535,9 +563,9 @@ class _TextPrinter:
     def __init__(self, sources, labels, single):
         self.single = single
         # Columns, unless one long name would push all the others out of sight.
-        widest = max((_columns(_printable(source.name)) for source in sources), default=0)
+        widest = max((columns(_printable(source.name)) for source in sources), default=0)
         self.name_width = min(widest, 48)
-        widest = max(_columns(_printable(label)) for label in labels) + len(": 100.00%")
+        widest = max(columns(_printable(label)) for label in labels) + len(": 100.00%")
         self.cell_width = widest if widest <= 28 else 0
 
     def add(self, name, prediction):
@@ -545,7 +573,7 @@ class _TextPrinter:
             click.echo(_printable(prediction.as_line()))
             return
         cells = [_printable(f"{label}: {100 * p:.2f}%") for label, p in prediction.items()]
-        line = [_pad(_printable(name), self.name_width), *(_pad(cell, self.cell_width) for cell in cells)]
+        line = [pad(_printable(name), self.name_width), *(pad(cell, self.cell_width) for cell in cells)]
         click.echo("  ".join(line).rstrip())
 
     def skip(self, name, reason):
@@ -581,13 +609,434 @@ def _print_json(document):
     click.echo(text)
 
 
-def _columns(text):
-    """Columns that a text takes on a terminal; East Asian characters take two, combining marks none."""
-    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+# --- clipc explain -----------------------------------------------------------------------------------
+
+# By the ending of the file's name: Pillow's format, its options, and the longest side that it can hold.
+_PICTURE_FORMATS = {
+    ".png": ("PNG", {}, None),
+    ".jpg": ("JPEG", {"quality": 92, "subsampling": 0}, 65535),
+    ".jpeg": ("JPEG", {"quality": 92, "subsampling": 0}, 65535),
+    ".webp": ("WEBP", {"quality": 92}, 16383),
+    ".bmp": ("BMP", {}, None),
+    ".tif": ("TIFF", {}, None),
+    ".tiff": ("TIFF", {}, None),
+}
+
+# A map of fewer cells on a side shows little; and the cells on a side that the note proposes.
+_COARSE_GRID, _FINER_GRID = 4, 7
+
+# How the library calls what these options set, in the messages of its errors.
+_OPTION_OF_ARGUMENT = {
+    "method": "--method", "layer": "--layer", "score": "--score", "blocks": "--blocks",
+    "image_size": "--image-size", "colormap": "--colormap", "font": "--font",
+}  # fmt: skip
+
+_SCORE_FORMATS = {
+    "logit": "logit {:.2f}",
+    "cosine": "cosine {:.4f}",
+    "dot": "dot product {:.2f}",
+    "probability": "probability {:.2%}",
+}
 
 
-def _pad(text, width):
-    return text + " " * (width - _columns(text))
+class _SectionedCommand(click.Command):
+    """A command with so many options that its help shows them in sections.
+
+    Parameters
+    ----------
+    sections : dict of str to str
+        The name of the parameter that a section begins with, to the title of the section.
+    """
+
+    def __init__(self, *arguments, sections, **options):
+        super().__init__(*arguments, **options)
+        self.sections = sections
+
+    def format_options(self, ctx, formatter):
+        found = []
+        for parameter in self.get_params(ctx):
+            # Arguments are explained in the text.
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record:
+                if parameter.name in self.sections:
+                    found.append((self.sections[parameter.name], []))
+                found[-1][1].append(record)
+        for title, records in found:
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def _complete_colormap(ctx, parameter, incomplete):
+    return [name for name in colormaps.names() if name.startswith(incomplete)]
+
+
+# fmt: off
+@main.command(cls=_SectionedCommand, sections={
+    "output": "Result", "method": "What is computed", "opacity": "The picture", "model": "Other options",
+})
+@click.argument("image", type=click.Path(allow_dash=True))
+@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@click.option("-o", "--output", metavar="FILE", type=click.Path(),
+              help="File to write: a picture (.png, .jpg, .webp, .bmp or .tif), or the maps as an array for "
+                   "numpy.load (.npy): float32 (maps, height, width), 0 to 1.")
+@click.option("--difference", is_flag=True,
+              help="One map for two TEXTs: where the picture speaks for the first rather than the second.")
+@click.option("--words", is_flag=True, help="Also print which words of each TEXT carried its score.")
+@click.option("--raw", is_flag=True,
+              help="With .npy: the signed values on the grid of the model, (maps, rows, columns), unscaled.")
+@_json_option
+@click.option("--force", is_flag=True, help="Overwrite a file that exists.")
+@click.option("--method", type=click.Choice(list(cam.METHODS)), metavar="NAME", default="gradcam",
+              help="How the map is computed, see above. Default: gradcam.")
+@click.option("--layer", metavar="LAYER",
+              help="Layer that the *cam methods look at. ResNets: layer1 to layer4, or a block of one, such "
+                   "as layer3.1; default layer4. Vision transformers: a block, 0, 1, ..., or from the end "
+                   "-1, -2, ...; default -1.")
+@click.option("--score", type=click.Choice(cam.SCORES), default=None,
+              help="What is explained: logit (default), the cosine behind it, the dot product of the "
+                   "features, or the probability of the TEXT among all TEXTs and those of --label.")
+@click.option("--label", "more_labels", metavar="TEXT", multiple=True,
+              help="One more text to tell the TEXTs from, without a map of its own: for --score probability "
+                   "and --method surgery. May be repeated.")
+@click.option("-l", "--labels-file", metavar="FILE", type=click.Path(allow_dash=True),
+              help="Take such texts from a file, one a line; '-' for standard input.")
+@click.option("-t", "--template", "templates", metavar="TEXT", multiple=True, callback=_check_template,
+              help='Sentence around each text, with {} in its place, such as "a photo of a {}.".')
+@click.option("--blocks", type=click.Choice(["all", "last"]), default=None,
+              help="Transformer blocks that count for --method relevance and for --words. Default: all.")
+@click.option("--image-size", type=click.IntRange(min=1), metavar="PIXELS",
+              help="Side of the square that the model sees. Larger than it was trained with gives a finer "
+                   "map, from a model that is less sure. Default: the model's own.")
+@click.option("--fit", type=click.Choice(images.FITS), default="crop",
+              help="How the image becomes a square: its centre (crop, default), all of it squashed, or all "
+                   "of it with margins (pad).")
+@click.option("--opacity", type=click.FloatRange(0, 1), metavar="NUMBER",
+              help="Opacity of the colours where the map is strong. Default: 0.6.")
+@click.option("--fade/--no-fade", default=None,
+              help="Leave the photograph clear where the map is weak (default), or tint all of it.")
+@click.option("--colormap", metavar="NAME", shell_complete=_complete_colormap,
+              help=f"{', '.join(colormaps.names())}; with matplotlib installed any that it knows. "
+                   f"Default: {colormaps.SEQUENTIAL}, for --difference {colormaps.DIVERGING}.")
+@click.option("--original/--no-original", default=None, help="Show the photograph alone, too, as the first.")
+@click.option("--captions/--no-captions", default=None,
+              help="Write the TEXTs above the maps. Default: when there is more than one panel.")
+@click.option("--colorbar/--no-colorbar", default=None,
+              help="Draw a colour bar beneath. Default: when there is more than one panel, or --difference.")
+@click.option("--columns", type=click.IntRange(min=1), metavar="N",
+              help="Panels in a row. Default: up to four.")
+@click.option("--size", type=click.IntRange(min=1), metavar="PIXELS",
+              help="Longest side of a panel. Default: 1024; without captions and bar, as large as the image.")
+@click.option("--font", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+              help="TrueType or OpenType font for the captions. Default: one that has their characters.")
+@click.option("--font-size", type=click.FloatRange(1, 1000), metavar="PIXELS",
+              help="Of the captions. Default: it grows with the panels.")
+@_computing_options()
+def explain(image, texts, output, difference, words, raw, as_json, force, method, layer, score, more_labels,
+            labels_file, templates, blocks, image_size, fit, model, exif, threads, quiet, **drawing):
+    """Show which parts of a picture speak for a text, as heat maps.
+
+    IMAGE is a file, or '-' for standard input. Each TEXT gets a map of its own, and a line that says its
+    score and where in the image, in pixels (x, y), its map is strongest.
+
+    \b
+      clipc explain photo.jpg dog -o cam.png
+      clipc explain photo.jpg dog "a green lawn" -o cam.png --original
+      clipc explain photo.jpg dog cat --difference -o dog-or-cat.png
+      clipc explain photo.jpg "a dog on a green lawn" --words
+      clipc explain photo.jpg dog -o maps.npy --image-size 224 --method layercam
+      clipc explain photo.jpg dog --score probability --label cat --label bird --json
+
+    \b
+    Methods:
+      gradcam    channels of a layer, weighted with their mean gradient
+      gradcam++  as gradcam, with weights that do justice to several objects of a kind
+      layercam   each place weighted with its own gradient, where that is positive
+      hirescam   each place weighted with its own gradient
+      eigencam   what stands out in a layer, whatever the text: takes no TEXT
+      scorecam   channels weighted with the score of the picture seen through them; slow
+      gscorecam  as scorecam, for the 300 channels with the largest gradients
+      maskclip   each place compared with the text
+      surgery    as maskclip, without what all texts have in common (CLIP Surgery)
+      sclip      as maskclip, with attention between similar places; vision transformers only
+      relevance  attention weighted with its gradients; vision transformers only
+      rollout    attention, whatever the text: takes no TEXT; vision transformers only
+
+    A heat map shows what moved the score. It does not prove that the model recognised anything there.
+    """
+    drawing = {name: value for name, value in drawing.items() if value is not None}
+    _check_explain_call(output, words or as_json, raw, drawing)
+    _check_texts(texts, method, difference, of_texts={
+        "--score": score, "--label": more_labels, "--labels-file": labels_file, "--template": templates,
+        "--words": words,
+    })
+    if len(templates) > 1:
+        raise click.UsageError("--template is given more than once; explain knows no prompt ensembles")
+    score = score or "logit"
+    labels = _labels_to_tell_from(texts, more_labels, labels_file, score, method, image)
+    if blocks and not (cam.METHODS[method].blocks or words):
+        raise click.UsageError("--blocks is for --method relevance and for --words")
+    source = _find_one_image(image)
+    if output:
+        _check_explain_output(output, source, force, drawing)
+
+    loaded = _load_model(model, threads)
+    for template in templates:
+        texts, labels = ([template.replace("{}", text) for text in group or ()] for group in (texts, labels))
+    pixels = _read_pixels(source, exif)
+    with _wrong_options_named():
+        answer = _explain(
+            loaded, pixels, list(texts), difference=difference, words=words, labels=labels or None,
+            method=method, layer=layer, score=score, blocks=blocks or "all", image_size=image_size, fit=fit,
+            # The maps of a large photograph are large, and only files need them.
+            raw=raw or not output, progress=not quiet and sys.stderr.isatty(),
+        )
+        if not quiet:
+            _note_coarse_grid(loaded, answer.maps)
+        if output:
+            _write_explanation(output, pixels, answer, drawing)
+    if as_json:
+        _print_json({
+            "model": loaded.name, "path": source.name, "width": pixels.shape[1], "height": pixels.shape[0],
+            "method": method, "layer": answer.maps.layer, "score": answer.maps.score,
+            "labels": list(labels) if labels else None, "difference": difference,
+            "image_size": image_size or loaded.image_size, "fit": fit,
+            "seen_box": list(answer.maps.seen_box), "grid": list(answer.maps.grid.shape[-2:]),
+            "texts": answer.as_dicts(), "output": output,
+        })
+    else:
+        answer.print(pixels.shape)
+# fmt: on
+
+
+def _check_explain_call(output, prints, raw, drawing):
+    """Refuse a call without a result, and options that do not go with the result."""
+    if not output and not prints:
+        raise click.UsageError("no result is asked for; name a file with -o, or use --words or --json")
+    suffix = os.path.splitext(output or "")[1].lower()
+    if output and suffix != ".npy" and suffix not in _PICTURE_FORMATS:
+        known = ", ".join(_PICTURE_FORMATS)
+        raise click.UsageError(f"{output}: expected a name that ends with {known} or .npy")
+    if raw and suffix != ".npy":
+        raise click.UsageError("--raw is for arrays; name a file that ends with .npy with -o")
+    if drawing and suffix not in _PICTURE_FORMATS:
+        option = f"--{next(iter(drawing)).replace('_', '-')}"
+        raise click.UsageError(f"{option} is for pictures; name one with -o, such as cam.png")
+
+
+def _check_texts(texts, method, difference, of_texts):
+    """Refuse wrong texts; for a method without them also the options `of_texts` (name to value)."""
+    _refuse_images(texts, "text", "explain takes one image at a time")
+    if not cam.METHODS[method].text:
+        if texts:
+            raise click.UsageError(f"--method {method} does not depend on a text, so it takes none")
+        for option in (option for option, value in of_texts.items() if value):
+            raise click.UsageError(f"{option} is for texts, and --method {method} takes none")
+    elif not texts:
+        example = "clipc explain photo.jpg dog -o cam.png"
+        raise click.UsageError(f"no texts; they follow the image, as in: {example}")
+    _refuse_empty_and_twice(texts, "text")
+    if difference and len(texts) != 2:
+        raise click.UsageError(f"--difference compares two texts, got {len(texts)}")
+
+
+def _labels_to_tell_from(texts, more, path, score, method, image):
+    """What grad_cam takes as labels: the texts and those beside them, or None."""
+    if not (more or path):
+        if score != "probability":
+            return None  # surgery takes the texts themselves
+        if len(texts) < 2:
+            raise click.UsageError(
+                "--score probability compares texts; give two or more, or others with --label"
+            )
+        return list(texts)
+    if score != "probability" and method != "surgery":
+        raise click.UsageError("--label and --labels-file are for --score probability and --method surgery")
+    if path == STANDARD_INPUT == image:
+        raise click.UsageError("standard input can hold the image or the labels, not both")
+    if not all(label.strip() for label in more):
+        raise click.UsageError("a label is empty")
+    # A file of all labels may well hold the texts, too.
+    labels = list(dict.fromkeys([*texts, *more, *(_read_labels(path) if path else ())]))
+    if len(labels) < 2:
+        raise click.UsageError("--label and --labels-file add nothing to the one text")
+    return labels
+
+
+def _find_one_image(argument):
+    if os.path.isdir(os.path.expanduser(argument)):
+        raise click.UsageError(f"{argument}: is a folder; explain takes one image at a time")
+    sources = _find_images([argument], recursive=False, missing_ok=False)
+    if len(sources) > 1:
+        raise click.UsageError(f"{argument}: {len(sources)} images; explain takes one at a time")
+    return sources[0]
+
+
+def _check_explain_output(path, source, force, drawing):
+    """Find out before the work what would only show after it."""
+    if isinstance(source.image, str) and os.path.exists(path) and os.path.samefile(path, source.image):
+        raise click.UsageError(f"{path}: is the image itself")
+    _check_output(path, force)
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in _PICTURE_FORMATS:
+        from PIL import features
+
+        if suffix == ".webp" and not features.check("webp"):
+            raise click.ClickException(f"{path}: the Pillow that is installed cannot write WebP")
+    if "colormap" in drawing or "font" in drawing:
+        import numpy as np
+
+        with _wrong_options_named():
+            blank = np.zeros((8, 8, 3), np.uint8)
+            _draw(blank, np.zeros((8, 8), np.float32), ["-"], {**drawing, "captions": True})
+
+
+def _note_coarse_grid(model, maps):
+    height, width = maps.grid.shape[-2:]
+    if min(height, width) < _COARSE_GRID:
+        finer = _FINER_GRID * (model.config.vision_patch_size or 32)
+        _note(f"the map's grid is only {width} x {height} cells; --image-size {finer} makes it finer")
+
+
+def _read_pixels(source, exif):
+    """The image as uint8 (H, W, 3): read once, for the map, the score and the picture."""
+    try:
+        return images.to_rgb(source.image, exif=exif)
+    except (ClipcError, OSError, ValueError) as error:
+        raise click.ClickException(f"{source.name}: {_why_unreadable(source, error)}") from error
+
+
+@contextlib.contextmanager
+def _wrong_options_named():
+    """Turn the library's messages about an argument into messages about the option that sets it."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        name, separator, rest = str(error).partition(": ")
+        if not separator or name not in _OPTION_OF_ARGUMENT:
+            raise
+        raise click.UsageError(f"{_OPTION_OF_ARGUMENT[name]}: {rest}") from error
+
+
+class _Explanation(NamedTuple):
+    """What `explain` found out.
+
+    Attributes
+    ----------
+    maps : clipc.HeatMap
+        (H, W) for a difference and for a method without texts, else (N, H, W); or their grids.
+    texts : list of str
+    values : list of float
+        The scores that are explained, one for each text.
+    peaks : list of (float, float) or None
+        Where the picture speaks most for each text (of the two of a difference: rather than for the other),
+        in pixels; None where it does nowhere. One for a method without texts.
+    words : list of clipc.WordRelevance or None
+    """
+
+    maps: clipc.HeatMap
+    texts: list
+    values: list
+    peaks: list
+    words: list | None
+
+    @property
+    def is_difference(self):
+        return len(self.texts) == 2 and self.maps.grid.ndim == 2
+
+    def as_dicts(self):
+        """An entry for each text, or one for a method without texts."""
+        entries = []
+        for index, peak in enumerate(self.peaks):
+            entry = {"text": None, "value": None, "peak": None if peak is None else list(peak)}
+            if self.texts:
+                entry.update(text=self.texts[index], value=self.values[index])
+            if self.words:
+                entry["words"] = [{"word": word, "relevance": r} for word, r in self.words[index]]
+            entries.append(entry)
+        return entries
+
+    def print(self, shape):
+        """A line for each text, and beneath it one for each word."""
+        strongest, nowhere = "strongest at", "no place speaks for it"
+        if self.is_difference:
+            strongest, nowhere = "furthest ahead at", "ahead nowhere"
+        for index, peak in enumerate(self.peaks):
+            where = nowhere if peak is None else f"{strongest} {_place(peak, shape)}"
+            name = self.maps.method
+            if self.texts:
+                name = self.texts[index]
+                where = f"{_SCORE_FORMATS[self.maps.score].format(self.values[index])}, {where}"
+            click.echo(_printable(f"{name}: {where}"))
+            if self.words:
+                for line in str(self.words[index]).splitlines():
+                    click.echo(_printable(f"  {line}"))
+
+
+def _place(peak, shape):
+    x, y = peak
+    outside = not (0 <= x <= shape[1] and 0 <= y <= shape[0])
+    return f"({x:.0f}, {y:.0f}){', in the margin outside of the image' if outside else ''}"
+
+
+def _explain(
+    model, pixels, texts, *, difference, words, method, score, labels, blocks, image_size, fit, **options
+):
+    """Maps, scores and words of one picture, uint8 (H, W, 3): an `_Explanation`."""
+    seen_as = {"image_size": image_size, "fit": fit}
+    options.update(method=method, score=score, labels=labels, **seen_as)
+    if cam.METHODS[method].blocks:
+        options["blocks"] = blocks
+    if not texts:
+        maps = model.grad_cam(pixels, None, **options)
+    elif difference:
+        maps = model.difference_map(pixels, *texts, **options)
+    else:
+        maps = model.grad_cam(pixels, texts, **options)
+    values, relevance = [], None
+    if texts:
+        scored = {"score": score, "labels": labels if score == "probability" else None}
+        features = cam.image_features(model, pixels, **seen_as)
+        values = cam.score_values(model, features, texts, **scored)
+        if words:
+            relevance = [cam.word_relevance(model, features, text, blocks=blocks, **scored) for text in texts]
+    grids = [maps.grid, -maps.grid] if difference else maps.grid.reshape(-1, *maps.grid.shape[-2:])
+    peaks = [maps.cell_centre(grid) if grid.max() > 0 else None for grid in grids]
+    return _Explanation(maps, texts, [float(value) for value in values], peaks, relevance)
+
+
+def _write_explanation(path, pixels, answer, drawing):
+    import numpy as np
+
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix == ".npy":
+        maps = np.asarray(answer.maps)
+        with _written_together([path]) as files:
+            np.save(_OnlyWrites(files[0]), maps.reshape(-1, *maps.shape[-2:]))
+        return
+    names = [answer.maps.method]
+    if answer.texts:
+        names = ["{} (+) vs. {} (-)".format(*answer.texts)] if answer.is_difference else answer.texts
+    if answer.is_difference:
+        drawing = {"colorbar": True, **drawing}  # without it nothing says which colour is which text's
+    picture = _draw(pixels, answer.maps, names, drawing)
+    form, options, longest = _PICTURE_FORMATS[suffix]
+    if longest and max(picture.size) > longest:
+        raise click.ClickException(
+            f"{path}: {form} holds at most {longest} pixels on a side, got {picture.width} x "
+            f"{picture.height}; --size makes the panels smaller, and PNG has no such limit"
+        )
+    # Pillow would tell a full disk as "encoder error -2", so it writes to memory.
+    encoded = io.BytesIO()
+    picture.save(encoded, form, **options)
+    with _written_together([path]) as files:
+        files[0].write(encoded.getbuffer())
+
+
+def _draw(pixels, maps, names, drawing):
+    drawing = dict(drawing)
+    captions = drawing.pop("captions", None)
+    labels = "auto" if captions is None else names if captions else None
+    return clipc.overlay(pixels, maps, labels=labels, **drawing)
 
 
 # --- clipc embed -------------------------------------------------------------------------------------
@@ -688,7 +1137,7 @@ def embed(inputs, output, texts, from_file, names, normalize, truncate, force, m
 
     listing = "".join(f"{row}\n" for row in rows).encode("utf-8", "surrogateescape")
     with _written_together([output, names] if names else [output]) as files:
-        np.save(files[0], features)
+        np.save(_OnlyWrites(files[0]), features)
         if names:
             files[1].write(listing)
     if not quiet:
@@ -706,7 +1155,7 @@ def _encode_texts(model, texts, batch_size, *, truncate, progress, normalize):
         try:
             clipc.tokenize(texts, context_length=model.context_length)
         except ValueError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(str(error).replace("truncate=True", "--truncate")) from error
     features = np.empty((len(texts), model.embed_dim), np.float32)
     with _progress_bar(len(texts), "text", progress) as bar:
         for begin in range(0, len(texts), batch_size):
@@ -772,6 +1221,13 @@ def _written_together(paths):
             os.replace(temporary, target)
 
 
+class _OnlyWrites:
+    """A file that NumPy does not recognise as one, so that a full disk is not "9 requested and 7 written"."""
+
+    def __init__(self, file):
+        self.write = file.write
+
+
 def _remove_if_there(path):
     with contextlib.suppress(FileNotFoundError):
         os.remove(path)
@@ -827,9 +1283,9 @@ def models(as_json):
 
 
 def _print_table(head, rows):
-    widths = [max(map(_columns, column)) for column in zip(head, *rows)]
+    widths = [max(map(columns, column)) for column in zip(head, *rows)]
     for row in (head, *rows):
-        click.echo("  ".join(map(_pad, row, widths)).rstrip())
+        click.echo("  ".join(map(pad, row, widths)).rstrip())
 
 
 # --- clipc info --------------------------------------------------------------------------------------
@@ -932,6 +1388,6 @@ def _in_words(facts):
 
 
 def _print_facts(facts):
-    width = max(map(_columns, facts))
+    width = max(map(columns, facts))
     for title, text in facts.items():
-        click.echo(f"{_pad(title, width)}  {_printable(str(text))}")
+        click.echo(f"{pad(title, width)}  {_printable(str(text))}")

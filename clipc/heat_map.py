@@ -80,10 +80,21 @@ class HeatMap(np.ndarray):
             largest value of the enlarged map would not do: it lies at the edge for a cell at the edge.
         """
         if self.grid.ndim == 3:
-            return [self._cell_centre(grid) for grid in self.grid]
-        return self._cell_centre(self.grid)
+            return [self.cell_centre(grid) for grid in self.grid]
+        return self.cell_centre(self.grid)
 
-    def _cell_centre(self, grid):
+    def cell_centre(self, grid):
+        """The centre of the largest cell of a grid that lies where this map's grid lies.
+
+        Parameters
+        ----------
+        grid : float array, (GH, GW)
+
+        Returns
+        -------
+        tuple of float
+            (x, y), in pixels of the original picture.
+        """
         row, column = np.unravel_index(np.argmax(grid), grid.shape)
         x0, y0, x1, y1 = self.grid_box
         height, width = grid.shape

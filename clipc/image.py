@@ -22,6 +22,9 @@ from . import _core
 from .errors import ImageError, warn
 
 MAX_PIXELS_VARIABLE = "CLIPC_MAX_IMAGE_PIXELS"
+# Files that are taken for images where a folder is named.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
 # How an image that is no square becomes one; see `view`.
 FITS = ("crop", "squash", "pad")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 
+from clipc.terminal import columns, pad
+
 BAR_WIDTH = 20
 
 
@@ -23,9 +25,9 @@ class WordRelevance(list):
         return max(score, 0.0) / self.largest if self.largest > 0 else 0.0
 
     def __str__(self):
-        width = max((len(word) for word, _ in self), default=0)
+        width = max((columns(word) for word, _ in self), default=0)
         return "\n".join(
-            f"{word:<{width}}  {score:9.4f}  {'█' * round(BAR_WIDTH * self._share(score))}".rstrip()
+            f"{pad(word, width)}  {score:9.4f}  {'█' * round(BAR_WIDTH * self._share(score))}".rstrip()
             for word, score in self
         )
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 from availability import require, unavailable
+from core_process import CoreProcess, supported_levels
 
 
 def pytest_addoption(parser):
@@ -67,6 +68,25 @@ def clip_data(data_dir):
     return folder_of
 
 
+@pytest.fixture(scope="session", params=supported_levels())
+def core(request):
+    """``clipc._core`` at one level; levels that use the kernels of a lower one are not tested twice."""
+    from clipc import _core
+
+    isa = request.param
+    if isa == _core.build_info()["isa"]:
+        yield _core
+        return
+    process = CoreProcess(isa)
+    try:
+        kernels = process.build_info()["elementwise_kernels"]
+        if kernels != isa:
+            pytest.skip(f"{isa} uses the kernels of {kernels}")
+        yield process
+    finally:
+        process.close()
+
+
 class RandomModel(NamedTuple):
     """An architecture, random weights for it and OpenAI's module holding them; read only."""
 
@@ -114,3 +134,23 @@ def photos(oracles):
         return array
 
     return pictures
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder, holding pictures/ with three images, a subfolder, and files that are no images."""
+    from command_line import picture
+
+    pictures = tmp_path / "pictures"
+    (pictures / "more").mkdir(parents=True)
+    picture(1).save(pictures / "b.png")
+    picture(2).save(pictures / "a.jpg")
+    picture(3).save(pictures / "C.PNG")
+    picture(4).save(pictures / "more" / "d.png")
+    (pictures / "notes.txt").write_text("no image\n")
+    (pictures / "._a.jpg").write_bytes(b"what macOS leaves behind")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CLIPC_DEBUG", raising=False)
+    monkeypatch.delenv("CLIPC_CACHE", raising=False)
+    monkeypatch.setenv("CLIPC_MODEL", "tiny")
+    return tmp_path

@@ -4,23 +4,18 @@ Most tests call it inside the test process. What depends on a process of its own
 pipes, imports, notes that are printed once a process) runs in one.
 """
 
-import fcntl
 import json
 import os
-import pty
 import re
-import select
-import signal
 import stat
-import struct
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from command_line import files_in, interrupt, picture, run, run_process
 from PIL import Image
 
 import clipc
@@ -34,61 +29,7 @@ def tiny():
     return clipc.load("tiny")
 
 
-def picture(seed, size=(96, 72)):
-    """Smooth random colours, so that no two pictures give the same features."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
-    return Image.fromarray(pixels).resize(size, Image.BICUBIC)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The current folder, holding pictures/ with three images, a subfolder, and files that are no images."""
-    pictures = tmp_path / "pictures"
-    (pictures / "more").mkdir(parents=True)
-    picture(1).save(pictures / "b.png")
-    picture(2).save(pictures / "a.jpg")
-    picture(3).save(pictures / "C.PNG")
-    picture(4).save(pictures / "more" / "d.png")
-    (pictures / "notes.txt").write_text("no image\n")
-    (pictures / "._a.jpg").write_bytes(b"what macOS leaves behind")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("CLIPC_DEBUG", raising=False)
-    monkeypatch.delenv("CLIPC_CACHE", raising=False)
-    monkeypatch.setenv("CLIPC_MODEL", "tiny")
-    return tmp_path
-
-
 IN_FOLDER = ["pictures/C.PNG", "pictures/a.jpg", "pictures/b.png"]
-
-
-def run(*arguments, code=0, **options):
-    """Call the command line in this process; checks the exit code and that no traceback is printed."""
-    try:
-        runner = CliRunner(mix_stderr=False)
-    except TypeError:  # click 8.2 and newer keep the streams apart anyway
-        runner = CliRunner()
-    result = runner.invoke(cli.main, [str(argument) for argument in arguments], **options)
-    assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr, result.exception)
-    if code:
-        assert "Traceback" not in result.stderr
-        assert result.stderr.splitlines()[-1].startswith("clipc: ")
-    return result
-
-
-def run_process(*arguments, code=0, env=None, **options):
-    """Call the command line as a process of its own."""
-    options.setdefault("stdin", subprocess.DEVNULL if "input" not in options else None)
-    if "input" in options:
-        del options["stdin"]
-    result = subprocess.run(
-        [sys.executable, "-m", "clipc", *map(str, arguments)],
-        capture_output=True,
-        env={**os.environ, **(env or {})},
-        timeout=60,
-        **options,
-    )
-    assert result.returncode == code, (result.returncode, result.stdout, result.stderr)
-    return result
 
 
 # --- classify ----------------------------------------------------------------------------------------
@@ -294,10 +235,6 @@ def test_default_model_is_named_in_a_note(folder):
 # --- embed -------------------------------------------------------------------------------------------
 
 
-def files_in(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
 @pytest.mark.parametrize("normalize", [False, True])
 def test_embed_images(folder, tiny, normalize):
     option = ["--normalize"] * normalize
@@ -443,40 +380,10 @@ def test_failed_write_leaves_nothing(folder, monkeypatch, failing):
 def test_interrupted_embed_leaves_nothing(folder):
     """Ctrl-C in the middle of a long run; that it is in the middle is seen on the progress bar."""
     Path("list.txt").write_text("pictures/b.png\n" * 100_000)
-    terminal, its_end = pty.openpty()
-    fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))  # a new one has no columns
-    process = subprocess.Popen(
-        [sys.executable, "-m", "clipc", "embed", "-f", "list.txt", "-o", "out.npy", "--batch-size", "8"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=its_end,
-    )
-    os.close(its_end)
-    shown = b""
-    try:
-        while not re.search(rb" [1-9]\d*/100000 ", shown):
-            shown += read_terminal(terminal)
-        process.send_signal(signal.SIGINT)
-        while more := read_terminal(terminal):
-            shown += more
-        assert process.wait(30) == 130
-        assert process.stdout.read() == b""
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        os.close(terminal)
+    arguments = ["embed", "-f", "list.txt", "-o", "out.npy", "--batch-size", "8"]
+    shown = interrupt(*arguments, when=rb" [1-9]\d*/100000 ")
     assert b"clipc: interrupted" in shown and b"Traceback" not in shown
     assert files_in(folder) == ["list.txt", "pictures"]
-
-
-def read_terminal(terminal):
-    """What has been printed; empty when the other end is closed. Fails rather than wait for ever."""
-    assert select.select([terminal], [], [], 30)[0], "nothing printed for 30 seconds"
-    try:
-        return os.read(terminal, 4096)
-    except OSError:  # how Linux tells it
-        return b""
 
 
 # --- models and info ---------------------------------------------------------------------------------

@@ -188,13 +188,15 @@ static void KERNEL(layernorm)(float *out, float *mean_out, float *rstd_out, cons
     }
 }
 
-/* d/dx x s(x) = s (1 + 1.702 x (1 - s)),  s(x) = 1 / (1 + e^(-1.702 x)) */
+/* d/dx x s(x) = s (1 + 1.702 x (1 - s)),  s(x) = 1 / (1 + e),  1 - s = e s,  e = e^(-1.702 x) */
 static inline float KERNEL(quick_gelu_slope)(float x)
 {
-    const float s = 1.0f / (1.0f + KERNEL(exp)(-1.702f * x));
-    /* Where s is 0 the product with a large x is, too; 0 * -infinity would not be. */
-    const float rest = 1.702f * x * (1.0f - s);
-    return s == 0.0f ? 0.0f : s * (1.0f + rest);
+    /* From here on e is 0, and 0 times an infinite x would be NaN. The test is on x: one on e makes GCC
+     * branch instead of selecting, and the loop is no longer vectorised. */
+    const float bounded = x > 60.0f ? 60.0f : x;
+    const float e = KERNEL(exp)(-1.702f * bounded), s = 1.0f / (1.0f + e);
+    const float slope = s * (1.0f + 1.702f * bounded * (e * s));
+    return s == 0.0f ? 0.0f : slope; /* there e is infinite */
 }
 
 /* d/dx x Phi(x) = Phi(x) + x phi(x), the normal distribution and its density */
@@ -252,24 +254,30 @@ static void KERNEL(layernorm_backward)(float *restrict din, const float *restric
                                        const float *restrict in, float mean, float rstd,
                                        const float *restrict weight, size_t n)
 {
-    float g_lanes[LANES] = {0.0f}, gh_lanes[LANES] = {0.0f};
+    /* As in the forward pass: far from zero the mean is rounded coarsely, and `rest` is what it lacks. With
+     * d = in - mean, h = (d - rest) * rstd, so that sum g h = rstd * (sum g d - rest * sum g). */
+    float d_lanes[LANES] = {0.0f}, g_lanes[LANES] = {0.0f}, gd_lanes[LANES] = {0.0f};
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
         for (size_t l = 0; l < LANES; l++) {
-            const float g = dout[i + l] * weight[i + l];
+            const float g = dout[i + l] * weight[i + l], d = in[i + l] - mean;
+            d_lanes[l] += d;
             g_lanes[l] += g;
-            gh_lanes[l] = MULADD(g, (in[i + l] - mean) * rstd, gh_lanes[l]);
+            gd_lanes[l] = MULADD(g, d, gd_lanes[l]);
         }
     }
-    float g_sum = KERNEL(sum_of_lanes)(g_lanes), gh_sum = KERNEL(sum_of_lanes)(gh_lanes);
+    float d_sum = KERNEL(sum_of_lanes)(d_lanes), g_sum = KERNEL(sum_of_lanes)(g_lanes);
+    float gd_sum = KERNEL(sum_of_lanes)(gd_lanes);
     for (; i < n; i++) {
-        const float g = dout[i] * weight[i];
+        const float g = dout[i] * weight[i], d = in[i] - mean;
+        d_sum += d;
         g_sum += g;
-        gh_sum = MULADD(g, (in[i] - mean) * rstd, gh_sum);
+        gd_sum = MULADD(g, d, gd_sum);
     }
-    const float g_mean = g_sum / (float)n, gh_mean = gh_sum / (float)n;
+    const float rest = d_sum / (float)n, g_mean = g_sum / (float)n;
+    const float gh_mean = rstd * (gd_sum - rest * g_sum) / (float)n;
     for (i = 0; i < n; i++) {
-        const float h = (in[i] - mean) * rstd;
+        const float h = (in[i] - mean - rest) * rstd;
         din[i] += rstd * (dout[i] * weight[i] - g_mean - h * gh_mean);
     }
 }

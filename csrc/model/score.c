@@ -46,8 +46,16 @@ clipc_status clipc_score_backward(clipc_workspace *workspace, float *value, floa
     *value = logits[n];
     if (score->kind == CLIPC_SCORE_PROBABILITY) {
         clipc_elementwise()->softmax(logits, l);
-        clipc_elementwise()->softmax_backward(weights, logits, l);
         *value = logits[n];
+        /* p_n ([l = n] - p_l), with 1 - p_n as the sum of the others: for a confident p_n the difference
+         * would be all rounding. */
+        weights[n] = 0.0f;
+        for (size_t i = 0; i < l; i++) {
+            if (i != n) {
+                weights[i] = -logits[n] * logits[i];
+                weights[n] -= weights[i];
+            }
+        }
     }
     /* The combination first, then what normalisation leaves of it: all logits share the direction v / |v|. */
     memset(dv, 0, d * sizeof *dv);
