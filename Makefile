@@ -38,10 +38,11 @@ $(VENV)/installed: $(VENV)/bin/pip setup.py pyproject.toml $(SOURCES)
 	$(PIP) install .
 	touch $@
 
-# clip-anytorch brings OpenAI's reference code; what it depends on (torchvision) is not needed.
+# clip-anytorch brings OpenAI's reference code, grad-cam the usual Grad-CAM for PyTorch; what they depend on
+# (torchvision, OpenCV) is not needed.
 $(VENV)/tools-installed: $(VENV)/bin/pip pyproject.toml
 	$(PIP) install '.[test]'
-	$(PIP) install --no-deps clip-anytorch
+	$(PIP) install --no-deps clip-anytorch grad-cam
 	touch $@
 
 clean:

@@ -451,9 +451,13 @@ def _eigencam(activations):
     """
     height, width, channels = activations.shape
     a = activations.reshape(height * width, channels).astype(np.float64)
-    left, singular, _ = np.linalg.svd(a, full_matrices=False)
-    map_ = (left[:, 0] * singular[0]).reshape(height, width)
-    return (map_ if map_.sum() >= 0 else -map_).astype(np.float32)
+    # The singular vectors are eigenvectors of the smaller of the two products of A with itself.
+    if len(a) <= channels:
+        left = np.linalg.eigh(a @ a.T)[1][:, -1]
+        map_ = left * np.linalg.norm(a.T @ left)
+    else:
+        map_ = a @ np.linalg.eigh(a.T @ a)[1][:, -1]
+    return np.where(map_.sum() >= 0, map_, -map_).reshape(height, width).astype(np.float32)
 
 
 def _scorecam(model, request, pixels, progress):
