@@ -144,7 +144,7 @@ class _Request(NamedTuple):
 def grad_cam(model, image, text, *, raw, image_size, fit, exif, progress, **options):
     """See `clipc.Model.grad_cam`."""
     request = _check(model, text, **options)
-    size = _check_image_size(model, image_size)
+    size = check_image_size(model, image_size)
 
     def finish(view, bar):
         return _finish(request, view, _grids(model, request, view.pixels, bar), raw)
@@ -162,7 +162,7 @@ def difference_map(model, image, text, other, *, raw, image_size, fit, exif, pro
     request = _check(model, [text, other], **options)
     if not METHODS[request.method].text:
         raise ValueError(f"method: {request.method!r} does not depend on the text, so there is no difference")
-    size = _check_image_size(model, image_size)
+    size = check_image_size(model, image_size)
 
     def finish(view, bar):
         grids = _grids(model, request, view.pixels, bar)
@@ -239,7 +239,7 @@ def score_values(model, features, text, *, score, labels):
 
 def image_features(model, image, *, image_size=None, fit="crop", exif=False):
     """The features of one image, (1, D), not normalised, when the model sees it as `grad_cam` lets it."""
-    size, config = _check_image_size(model, image_size) or model.image_size, model.config
+    size, config = check_image_size(model, image_size) or model.image_size, model.config
     view = images.view(image, size, config.image_mean, config.image_std, fit=fit, exif=exif)
     features = model._core.encode_images(view.pixels[None])
     model._check_finite(features)
@@ -248,7 +248,7 @@ def image_features(model, image, *, image_size=None, fit="crop", exif=False):
 
 def seen_box(model, image, fit, *, image_size, exif):
     """See `clipc.Model.seen_box`."""
-    size = _check_image_size(model, image_size) or model.image_size
+    size = check_image_size(model, image_size) or model.image_size
     images.check_fit(fit)
     height, width = images.to_rgb(image, exif=exif).shape[:2]
     return images.seen_box(height, width, size, fit)
@@ -361,7 +361,7 @@ def _check_texts(model, text, method, spec, score, labels):
     return texts, one_text, _Score(score, scale, features, rows)
 
 
-def _check_image_size(model, image_size):
+def check_image_size(model, image_size):
     """The side of the square that the encoder gets; None for the one that the model was trained with."""
     if image_size is None:
         return None
@@ -386,7 +386,7 @@ def _each_image(model, image, size, fit, exif, progress, finish):
     config = model.config
     if images.is_preprocessed(image):
         side = size or (image.shape[2] if image.shape[2] == image.shape[3] else config.image_size)
-        _check_image_size(model, side)
+        check_image_size(model, side)
         box = (0.0, 0.0, float(side), float(side))
         views = (images.View(one, side, side, box, box) for one in images.check_preprocessed(image, side))
         count, single = len(image), False
@@ -574,14 +574,14 @@ def _signed_scale(grid):
 def _enlarge(grids, view):
     """Grids, (GH, GW) or (N, GH, GW), as maps of the original picture, (H, W) or (N, H, W)."""
     x0, y0, x1, y1 = view.square_box
-    rows = _half_pixel_weights(view.height, grids.shape[-2], y0, y1)
-    columns = _half_pixel_weights(view.width, grids.shape[-1], x0, x1)
+    rows = half_pixel_weights(view.height, grids.shape[-2], y0, y1)
+    columns = half_pixel_weights(view.width, grids.shape[-1], x0, x1)
     maps = rows @ grids @ columns.T
     # Weights sum to 1 up to rounding; the contract is [0, 1], or [-1, 1] for a difference.
     return np.clip(maps, -1, 1, out=maps)
 
 
-def _half_pixel_weights(n_out, n_in, begin, end):
+def half_pixel_weights(n_out, n_in, begin, end):
     """Linear interpolation of n_in cells, which fill `begin` to `end`, at n_out pixel centres: (n_out, n_in).
 
     Centres of pixels and cells lie at halves; beyond the outer cells' centres their values stay; pixels whose

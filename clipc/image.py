@@ -47,7 +47,7 @@ _UPRIGHT = {
 _orientation_warning_given = False
 
 
-def to_rgb(image, *, exif=False):
+def to_rgb(image, *, exif=False, index=None):
     """The pixels of one image as 8-bit RGB.
 
     Parameters
@@ -59,6 +59,8 @@ def to_rgb(image, *, exif=False):
         Rotate and mirror the picture as its Exif orientation says. Without it an orientation that matters is
         ignored, as the original CLIP code does, with one `ClipcWarning` per process. TIFF files are always
         turned upright, by Pillow.
+    index : int, optional
+        Position of the image in a list that the caller knows, for messages.
 
     Returns
     -------
@@ -77,7 +79,7 @@ def to_rgb(image, *, exif=False):
         When the bytes are not a complete, undamaged image, or an image of more pixels than the environment
         variable ``CLIPC_MAX_IMAGE_PIXELS`` allows (default 178,956,970).
     """
-    return _to_rgb(image, exif, None)
+    return _to_rgb(image, exif, index)
 
 
 def is_batch(images):
@@ -188,15 +190,27 @@ def view(image, size, mean, std, *, fit="crop", exif=False, index=None):
     if fit == "crop":
         return View(_core.preprocess(rgb, size, mean, std), height, width, seen, square)
     new_height, new_width, top, left = _fitted_size(height, width, size, fit)
-    scaled = _core.resize(rgb, new_width, new_height)
-    if fit == "squash":
-        return View(_core.preprocess(scaled, size, mean, std), height, width, seen, square)
     pixels = np.zeros((3, size, size), np.float32)  # the mean colour, normalised
-    canvas = np.zeros((size, size, 3), np.uint8)
-    canvas[top : top + new_height, left : left + new_width] = scaled
-    part = np.s_[:, top : top + new_height, left : left + new_width]
-    pixels[part] = _core.preprocess(canvas, size, mean, std)[part]
+    scaled = squash(rgb, new_height, new_width, mean, std)
+    pixels[:, top : top + new_height, left : left + new_width] = scaled
     return View(pixels, height, width, seen, square)
+
+
+def squash(rgb, height, width, mean, std):
+    """An image resized to any height and width, and normalised: float32 (3, height, width).
+
+    Parameters
+    ----------
+    rgb : uint8 array, (H, W, 3)
+    height, width : int
+        Pixels.
+    mean, std : sequence of 3 float
+    """
+    scaled = _core.resize(rgb, width, height).astype(np.float32)
+    scaled /= np.float32(255)
+    scaled -= np.asarray(mean, np.float32)
+    scaled /= np.asarray(std, np.float32)
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1))
 
 
 def check_fit(fit):

@@ -261,7 +261,7 @@ class Model:
         TypeError, ValueError
             No labels, labels that are no strings, a label twice, a template without ``{}``.
         """
-        key = (_check_labels(labels), _check_templates(templates))
+        key = (check_labels(labels), _check_templates(templates))
         with self._lock:
             if key in self._classifiers:
                 self._classifiers.move_to_end(key)
@@ -308,7 +308,7 @@ class Model:
         """
         if top_k is not None:
             top_k = _positive_int("top_k", top_k)
-        labels = _check_labels(labels)
+        labels = check_labels(labels)
         matrix = self.classifier(labels, templates)
         single = _is_one_image(images)
         features = self._image_features(images, batch_size=batch_size, exif=exif, progress=progress)
@@ -468,6 +468,96 @@ class Model:
         from clipc import cam
 
         return cam.text_relevance(self, image, text, score=score, labels=labels, blocks=blocks, exif=exif)
+
+    @property
+    def has_detection_head(self):
+        """Whether the model answers with boxes itself, as OWL-ViT and OWLv2 do."""
+        return getattr(self._core, "has_detection_head", False)
+
+    def detect(
+        self, image, labels, *, method="auto", threshold=None, nms="default", clip=False, templates=("{}",),
+        background=None, boxes=None, max_detections=100, maps=False, image_size=None, exif=False,
+        scales=None, stride=None, features=None, batch_size=None, progress=False,
+    ):
+        """Find objects by their names: boxes for words.
+
+        Parameters
+        ----------
+        image : image or list of images
+            See `preprocess`; not a preprocessed array.
+        labels : list of str
+            At least one, no two the same.
+        method : {"auto", "windows", "dense", "proposals", "owl"}
+            - "windows": the picture is covered with square windows on several scales, each is encoded, and
+              what they say is averaged into a map for each label;
+            - "dense": one pass over the whole picture, whose features at each place are compared with the
+              labels;
+            - "proposals": given boxes are encoded one by one: `boxes`, or those that stand out in a dense
+              pass;
+            - "owl": the boxes of a model that has a detection head, OWL-ViT or OWLv2;
+            - "auto" (default): "owl" where the model has a detection head, else "windows".
+        threshold : float, optional
+            Least score of a detection, 0 to 1. Default 0.4; for "owl" 0.1.
+        nms : float, "soft" or None
+            Of two boxes of a label that overlap by more than this IoU the lower one goes; "soft" lowers its
+            score instead (Soft-NMS, Bodla et al. 2017), None keeps it. Default 0.5; for "owl" None, as
+            transformers.
+        clip : bool
+            For "owl": cut boxes at the edges of the picture. Those of the other methods never reach beyond.
+        templates : str or list of str
+            As for `classifier`.
+        background : list of str, optional
+            Words for what is no object; a label competes with them and with the other labels. None: those of
+            `clipc.detection.BACKGROUND`; an empty list: none.
+        boxes : array (N, 4), optional
+            For "proposals": x0, y0, x1, y1, pixels of the original picture.
+        max_detections : int
+            Most detections for a picture.
+        maps : bool
+            Also give the score map of each label, float32 (H, W).
+        image_size : int, optional
+            Pixels along the side of a crop ("windows", "proposals"; default `image_size`), or along the
+            shorter
+            side of the picture ("dense"; default twice `image_size`, at least 224).
+        exif : bool
+            Turn the picture as its EXIF orientation says; boxes are those of the turned picture.
+        scales, stride : sequence of float, float
+            For "windows": sides as shares of the picture's shorter side, and the largest step as a share of a
+            window's side. Defaults (1, 0.7, 0.5, 0.35, 0.25) and 0.34.
+        features : {"maskclip", "sclip", "surgery"}, optional
+            For "dense" and the boxes of "proposals": how features of places are made; see `grad_cam`. Default
+            "sclip" for a vision transformer, "maskclip" for a ModifiedResNet.
+        batch_size : int, optional
+            Crops that are encoded together (default 64).
+        progress : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        Detections or list of Detections
+            A list of `Detection`, highest score first; a list of them for a list of pictures.
+
+        Raises
+        ------
+        ValueError, TypeError
+            No labels, a method that the model does not have, and other wrong arguments.
+        OSError, ImageError
+            As `preprocess`.
+
+        Notes
+        -----
+        But for "owl", scores are softmax probabilities of the label among labels and background. "windows"
+        and "dense" halve the logits first, and average over windows; "proposals" does not. They can be
+        compared between pictures, not between methods. `docs/detection.md` tells how well each method does.
+        """
+        from clipc import detection
+
+        return detection.detect(
+            self, image, labels, method=method, threshold=threshold, nms=nms, clip=clip, templates=templates,
+            background=background, boxes=boxes, max_detections=max_detections, maps=maps,
+            image_size=image_size, exif=exif, scales=scales, stride=stride, features=features,
+            batch_size=batch_size, progress=progress,
+        )
 
     def seen_box(self, image, fit="crop", *, image_size=None, exif=False):
         """The part of a picture that the model sees.
@@ -694,7 +784,8 @@ def _positive_int(name, value):
     return value
 
 
-def _check_labels(labels):
+def check_labels(labels):
+    """The labels as a tuple; an error unless they are one text or more, all different."""
     if isinstance(labels, (str, bytes)):
         raise TypeError(
             f"labels: expected a list of texts, got the single text {labels!r}; write [{labels!r}]"

@@ -1,0 +1,514 @@
+"""Zero-shot object detection: boxes for words, with CLIP alone or with a detector built on it.
+
+CLIP says how well a picture fits a text, not where. Three methods make boxes of that: *windows* encodes many
+parts of the picture, *dense* the features of every place in one pass, *proposals* scores given boxes, its own
+or the reader's. The fourth, *owl*, is a detector that was trained to answer with boxes (`clipc.owl`).
+
+In all but *owl* a label competes with the other labels and with a background set, words for what is usually
+no object, in a softmax; what is left of a label then is a score between 0 and 1 that can be compared between
+pictures. See `docs/detection.md`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from clipc import _core, tokenizer
+from clipc import image as images
+from clipc.detections import Detection, Detections
+from clipc.model import check_labels
+from clipc.progress import progress_bar
+
+METHODS = ("auto", "windows", "dense", "proposals", "owl")
+
+# What fills pictures around objects. Without something to compete with, the only label of a call would have
+# probability 1 everywhere.
+BACKGROUND = (
+    "background",
+    "wall",
+    "floor",
+    "sky",
+    "grass",
+    "ground",
+    "water",
+    "texture",
+    "pattern",
+)
+
+# Sides of the windows, as shares of the shorter side of the picture, and the step between two of them as a
+# share of their own side. On a 4 : 3 picture these make 283 windows.
+SCALES = (1.0, 0.7, 0.5, 0.35, 0.25)
+STRIDE = 0.34
+
+# Very long pictures would need any number of windows; the small ones are left out first.
+MAX_WINDOWS = 1500
+
+# Logits are multiplied by this before the softmax. At their full scale most windows that touch an object have
+# probability 1, and the map that they make has no edge.
+SOFTENING = {"windows": 0.5, "dense": 0.5, "proposals": 1.0}
+
+# An object ends where its map has fallen to this share of its peak.
+EDGE = 0.5
+
+THRESHOLDS = {"windows": 0.4, "dense": 0.4, "proposals": 0.4, "owl": 0.1}
+NMS_IOU = 0.5
+
+# Cells along the shorter side of the map that windows are added up on.
+MAP_CELLS = 32
+
+# The picture is reduced until the smallest window has this many times the pixels per side that the encoder
+# takes: what is finer is lost in the crop anyway, and a picture of 50 megapixels costs no more than one of a
+# few.
+PIXELS_PER_SIDE = 2
+
+MASK_BATCH = 64
+
+# Grid cells of a dense pass: attention between all of them costs their square.
+MAX_DENSE_CELLS = 4096
+
+# Finer than the grid, so that a box may end between two cells.
+DENSE_ZOOM = 4
+
+
+class _Labels(NamedTuple):
+    """The texts of a call.
+
+    Attributes
+    ----------
+    labels : tuple of str
+    classifier : float32 array, (number of labels + number of background words, D)
+        Unit vectors, the labels first.
+    """
+
+    labels: tuple[str, ...]
+    classifier: np.ndarray
+
+
+class Options(NamedTuple):
+    """How boxes are made; see `clipc.Model.detect`."""
+
+    method: str
+    threshold: float
+    nms: float | str | None
+    boxes: np.ndarray | None
+    max_detections: int
+    maps: bool
+    image_size: int | None
+    scales: tuple[float, ...]
+    stride: float
+    features: str
+    batch_size: int
+
+
+def detect(model, image, labels, *, templates, background, exif, progress, clip, **options):
+    """See `clipc.Model.detect`."""
+    options = _check_options(model, **options)
+    if options.method == "owl":
+        return _detect_owl(model, image, labels, templates, options, clip, exif, progress)
+    known = _check_labels(model, labels, background, templates)
+    find = {"windows": _windows, "dense": _dense, "proposals": _proposals}[options.method]
+    single = not images.is_batch(image)
+    batch = [image] if single else list(image)
+    if images.is_preprocessed(image):
+        raise TypeError("image: detection needs the original picture, not a preprocessed array")
+    if not batch:
+        raise ValueError("image: the list is empty; expected at least one image")
+    if options.boxes is not None and not single:
+        raise ValueError("boxes: they belong to one image, and a list of images was given")
+    results = []
+    with progress_bar(len(batch), "image", progress and not single) as bar:
+        for index, one in enumerate(batch):
+            rgb = images.to_rgb(one, exif=exif, index=None if single else index)
+            results.append(find(model, rgb, known, options, progress and single))
+            bar.update(1)
+    return results[0] if single else results
+
+
+# ---- checks ----------------------------------------------------------------------------------------------
+
+
+def _check_options(
+    model, *, method, threshold, nms, boxes, max_detections, maps, image_size, scales, stride, features,
+    batch_size
+):
+    method = _check_method(model, method)
+    if boxes is not None and method != "proposals":
+        raise ValueError(f"boxes: they are for method 'proposals', not {method!r}")
+    threshold = THRESHOLDS[method] if threshold is None else _number("threshold", threshold, 0, 1)
+    if nms == "default":
+        nms = None if method == "owl" else NMS_IOU
+    if nms is not None and nms != "soft":
+        nms = _number("nms", nms, 0, 1)
+    if isinstance(max_detections, bool) or not hasattr(max_detections, "__index__") or max_detections < 1:
+        raise ValueError(f"max_detections: expected a whole number, 1 or more, got {max_detections!r}")
+    if scales is None:
+        scales = SCALES
+    scales = tuple(_number("scales", scale, 0, 1) for scale in np.atleast_1d(np.asarray(scales, object)))
+    if not scales or min(scales) <= 0:
+        raise ValueError(f"scales: expected numbers above 0, up to 1, got {scales}")
+    stride = _number("stride", STRIDE if stride is None else stride, 0.01, 1)
+    is_vit = model.config.vision == "vit"
+    known_features = ("maskclip", "sclip", "surgery") if is_vit else ("maskclip", "surgery")
+    if features is None:
+        features = "sclip" if is_vit else "maskclip"
+    if features not in known_features:
+        raise ValueError(f"features: expected {' or '.join(map(repr, known_features))}, got {features!r}")
+    if image_size is not None:
+        from clipc.cam import check_image_size
+
+        image_size = check_image_size(model, image_size)
+    return Options(
+        method, threshold, nms, _check_boxes(boxes), int(max_detections), bool(maps), image_size, scales,
+        stride, features, MASK_BATCH if batch_size is None else batch_size,
+    )  # fmt: skip
+
+
+def _check_method(model, method):
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(map(repr, METHODS))}, got {method!r}")
+    has_head = model.has_detection_head
+    if method == "auto":
+        return "owl" if has_head else "windows"
+    if method == "owl" and not has_head:
+        raise ValueError(
+            f"method: {model.name!r} has no detection head, so 'owl' does not work; it has 'windows', "
+            "'dense' and 'proposals' (OWL-ViT and OWLv2 checkpoints have one)"
+        )
+    return method
+
+
+def _number(name, value, least, most):
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a number, got {value!r}") from None
+    if isinstance(value, (bool, str)) or not least <= number <= most:
+        raise ValueError(f"{name}: expected a number from {least} to {most}, got {value!r}")
+    return number
+
+
+def _check_boxes(boxes):
+    if boxes is None:
+        return None
+    boxes = np.asarray(boxes, np.float64)
+    if boxes.size == 0:
+        return np.zeros((0, 4))
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes: expected shape (N, 4), rows of x0, y0, x1, y1, got {boxes.shape}")
+    if not np.isfinite(boxes).all():
+        raise ValueError("boxes: expected finite numbers, got NaN or infinity")
+    if (boxes[:, :2] > boxes[:, 2:]).any():
+        row = int(np.flatnonzero((boxes[:, :2] > boxes[:, 2:]).any(axis=1))[0])
+        raise ValueError(f"boxes[{row}]: expected x0 <= x1 and y0 <= y1, got {boxes[row].tolist()}")
+    return boxes
+
+
+def _check_labels(model, labels, background, templates):
+    labels = check_label_names(labels)
+    background = BACKGROUND if background is None else tuple(background_names(background))
+    taken = {label.casefold() for label in labels}
+    background = tuple(dict.fromkeys(word for word in background if word.casefold() not in taken))
+    if len(labels) + len(background) < 2:
+        raise ValueError(
+            "background: without it a single label has nothing to compete with and is found everywhere; give "
+            "more labels or some background words"
+        )
+    return _Labels(labels, model.classifier(labels + background, templates))
+
+
+def check_label_names(labels):
+    """The labels as a tuple; an error unless they are one text or more, all different and none empty."""
+    labels = check_labels(labels)
+    for position, label in enumerate(labels):
+        if not label.strip():
+            raise ValueError(f"labels[{position}]: expected a text with at least one word, got {label!r}")
+    return labels
+
+
+def background_names(background):
+    """The background set as a list, which may be empty."""
+    if isinstance(background, (list, tuple)) and not background:
+        return []
+    return tokenizer.as_text_list(background, "background")
+
+
+# ---- windows ---------------------------------------------------------------------------------------------
+
+
+def sliding_windows(height, width, scales=SCALES, stride=STRIDE, most=MAX_WINDOWS):
+    """Square windows over a picture, on several scales.
+
+    Parameters
+    ----------
+    height, width : int
+        Of the picture, pixels.
+    scales : sequence of float
+        Sides of the windows as shares of the shorter side.
+    stride : float
+        Largest step between two windows, as a share of their side; steps are made even, so that the windows
+        reach from edge to edge.
+    most : int
+        The smallest scales are left out, and then the step is enlarged, until there are no more than this.
+
+    Returns
+    -------
+    int64 array, (N, 4)
+        x0, y0, x1, y1, pixels. The whole picture is among them.
+    """
+    shorter = min(height, width)
+    sides = sorted({max(1, round(shorter * scale)) for scale in scales}, reverse=True)
+    while True:
+        found = [(0, 0, width, height)]
+        for side in sides:
+            ys, xs = (_positions(length, side, stride) for length in (height, width))
+            if len(found) + len(ys) * len(xs) > 4 * most:
+                found = None
+                break
+            found += [(x, y, x + side, y + side) for y in ys for x in xs]
+        if found is not None and len(set(found)) <= most:
+            return np.array(sorted(set(found)), np.int64)
+        if len(sides) > 1:
+            sides.pop()
+        else:
+            stride *= 2
+
+
+def _positions(length, side, stride):
+    count = 1 + int(np.ceil((length - side) / max(1, side * stride) - 1e-9))
+    return np.linspace(0, length - side, max(1, count)).round().astype(int).tolist()
+
+
+def _windows(model, rgb, known, options, progress):
+    """Every window is encoded; maps are the windows' scores, averaged at each place."""
+    height, width = rgb.shape[:2]
+    size = options.image_size or model.image_size
+    reduced = _reduced(rgb, PIXELS_PER_SIDE * size / min(options.scales))
+    windows = sliding_windows(*reduced.shape[:2], options.scales, options.stride)
+    scores = _crop_scores(model, reduced, windows, size, known, options, progress)
+    cell = max(1.0, min(reduced.shape[:2]) / MAP_CELLS)
+    maps = _mean_of_windows(scores, windows, reduced.shape[:2], cell)
+    return _from_maps(maps, known, options, height, width)
+
+
+def _reduced(rgb, side):
+    """The picture itself, or smaller, with a shorter side of about `side` pixels."""
+    height, width = rgb.shape[:2]
+    shrink = side / min(height, width)
+    if shrink >= 1:
+        return rgb
+    return _core.resize(rgb, max(1, round(width * shrink)), max(1, round(height * shrink)))
+
+
+def _crop_scores(model, rgb, boxes, size, known, options, progress):
+    """The scores of parts of a picture, float32 (number of boxes, number of labels)."""
+    config, scores = model.config, []
+    with progress_bar(len(boxes), "window", progress) as bar:
+        for begin in range(0, len(boxes), options.batch_size):
+            part = boxes[begin : begin + options.batch_size]
+            pixels = _core.crops(rgb, part, size, config.image_mean, config.image_std)
+            scores.append(_scores(model, model._core.encode_images(pixels), known, options))
+            bar.update(len(part))
+    return np.concatenate(scores) if scores else np.zeros((0, len(known.labels)), np.float32)
+
+
+def _scores(model, features, known, options):
+    """softmax over labels and background of the softened logits, without the background: (M, labels)."""
+    model._check_finite(features)
+    features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-30)
+    logits = np.float32(SOFTENING[options.method] * model.logit_scale) * (features @ known.classifier.T)
+    logits = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (logits / logits.sum(axis=1, keepdims=True))[:, : len(known.labels)]
+
+
+def _mean_of_windows(scores, windows, shape, cell):
+    """Maps, float32 (labels, rows, columns): at each cell the mean of the windows over it.
+
+    A window counts by a Gaussian around its centre, whose standard deviation is a quarter of its side, and by
+    the inverse of its area: what a small window sees is surer to be where it is.
+    """
+    height, width = shape
+    rows, columns = int(np.ceil(height / cell)), int(np.ceil(width / cell))
+    along_y = _window_weights(windows[:, 1], windows[:, 3], (np.arange(rows) + 0.5) * height / rows)
+    along_x = _window_weights(windows[:, 0], windows[:, 2], (np.arange(columns) + 0.5) * width / columns)
+    weights = np.einsum("ny,nx->yxn", along_y, along_x, optimize=True).reshape(rows * columns, -1)
+    weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
+    return np.ascontiguousarray((weights @ scores).T).reshape(-1, rows, columns)
+
+
+def _window_weights(begin, end, centres):
+    """float32 (windows, cells): a Gaussian, over the length of the window, 0 outside."""
+    side = (end - begin).astype(np.float64)[:, None]
+    offset = centres[None] - ((begin + end) / 2)[:, None]
+    weights = np.exp(-8 * (offset / side) ** 2) / side
+    return np.where(np.abs(offset) <= side / 2, weights, 0).astype(np.float32)
+
+
+# ---- dense -----------------------------------------------------------------------------------------------
+
+
+def _dense(model, rgb, known, options, progress):
+    """One pass; the feature of each place is compared with the labels."""
+    height, width = rgb.shape[:2]
+    return _from_maps(_dense_maps(model, rgb, known, options), known, options, height, width)
+
+
+def _dense_maps(model, rgb, known, options):
+    """float32 (labels, rows, columns)"""
+    rows, columns = _dense_grid(model, rgb.shape[:2], options.image_size)
+    step, config = _step(model), model.config
+    pixels = images.squash(rgb, rows * step, columns * step, config.image_mean, config.image_std)
+    features, _ = model._core.dense_features(pixels, options.features)
+    maps = _scores(model, features[1:], known, options).T.reshape(-1, rows, columns)
+    return _zoomed(maps, DENSE_ZOOM)
+
+
+def _step(model):
+    return model.config.vision_patch_size or 32
+
+
+def _dense_grid(model, shape, image_size):
+    """Rows and columns of the grid: the proportions of the picture, its shorter side `image_size` pixels."""
+    height, width = shape
+    step = _step(model)
+    side = image_size or max(2 * model.image_size, 224)
+    cells = side / step
+    cells = min(cells, (MAX_DENSE_CELLS * min(shape) / max(shape)) ** 0.5)
+    rows, columns = (max(1, round(cells * length / min(shape))) for length in (height, width))
+    return min(rows, MAX_DENSE_CELLS), min(columns, MAX_DENSE_CELLS)
+
+
+def _zoomed(maps, zoom):
+    """Maps on a grid that is `zoom` times finer, bilinear with half-pixel centres."""
+    from clipc.cam import half_pixel_weights
+
+    rows, columns = maps.shape[1:]
+    along_y = half_pixel_weights(rows * zoom, rows, 0, rows * zoom)
+    along_x = half_pixel_weights(columns * zoom, columns, 0, columns * zoom)
+    return along_y @ maps @ along_x.T
+
+
+# ---- proposals -------------------------------------------------------------------------------------------
+
+
+def _proposals(model, rgb, known, options, progress):
+    """Boxes, the reader's or those of the dense map, each encoded as a crop."""
+    height, width = rgb.shape[:2]
+    boxes = options.boxes if options.boxes is not None else _own_proposals(model, rgb, known, options)
+    size = options.image_size or model.image_size
+    whole = np.stack([np.floor(boxes[:, 0]), np.floor(boxes[:, 1]), np.ceil(boxes[:, 2]), np.ceil(boxes[:,
+    3])], 1) whole[:, :2] = np.minimum(np.clip(whole[:, :2], 0, [width, height]), [width - 1, height - 1])
+    whole[:, 2:] = np.maximum(np.clip(whole[:, 2:], 0, [width, height]), whole[:, :2] + 1)
+    scores = _crop_scores(model, rgb, whole.astype(np.int64), size, known, options, progress)
+    maps = _mean_of_boxes(scores, whole, height, width, known.labels) if options.maps else None
+    best = scores.argmax(axis=1) if len(scores) else np.zeros(0, int)
+    found = [(label, float(scores[i, label]), tuple(boxes[i])) for i, label in enumerate(best)]
+    return _detections(found, known.labels, options, height, width, maps)
+
+
+def _own_proposals(model, rgb, known, options):
+    """Class-agnostic boxes from the dense maps: where the labels together stand out, at several heights."""
+    height, width = rgb.shape[:2]
+    maps = _dense_maps(model, rgb, known, options._replace(method="dense", image_size=None))
+    found = [(0.0, 0.0, float(width), float(height))]
+    for map_ in (maps.sum(axis=0), *maps):
+        for edge in (0.3, 0.5, 0.7):
+            found += [_to_pixels(box, map_.shape, height, width) for _, box in peaks(map_, 0.1, edge, 10)]
+    return np.array(list(dict.fromkeys(found)))
+
+
+def _mean_of_boxes(scores, boxes, height, width, labels):
+    """For each label the largest score of the boxes over a pixel, a dict of float32 (H, W)."""
+    maps = {label: np.zeros((height, width), np.float32) for label in labels}
+    for row, (x0, y0, x1, y1) in zip(scores, boxes.astype(int)):
+        for label, score in zip(labels, row):
+            part = maps[label][y0:y1, x0:x1]
+            np.maximum(part, score, out=part)
+    return maps
+
+
+# ---- from maps to boxes ----------------------------------------------------------------------------------
+
+
+def peaks(map_, threshold, edge=EDGE, most=100):
+    """Objects in a map, one after the other.
+
+    The highest place is the peak of the first; to it belong the cells around it that hold at least `edge` of
+    its height. They are taken out, and the search goes on, until nothing is left above `threshold`.
+
+    Parameters
+    ----------
+    map_ : float array, (rows, columns)
+    threshold : float
+    edge : float
+    most : int
+        How many to look for.
+
+    Returns
+    -------
+    list of (float, tuple of int)
+        Height of the peak, and the box (column0, row0, column1, row1) around its cells.
+    """
+    left, found = np.array(map_, np.float32), []
+    while len(found) < most:
+        at = np.unravel_index(np.argmax(left), left.shape)
+        peak = left[at]
+        if not peak > threshold:
+            break
+        parts, _ = _core.connected_components(left >= edge * peak)
+        cells = parts == parts[at]
+        rows, columns = np.flatnonzero(cells.any(axis=1)), np.flatnonzero(cells.any(axis=0))
+        found.append((float(peak), (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)))
+        left[cells] = 0
+    return found
+
+
+def _to_pixels(box, shape, height, width):
+    rows, columns = shape
+    x0, y0, x1, y1 = box
+    return (x0 * width / columns, y0 * height / rows, x1 * width / columns, y1 * height / rows)
+
+
+def _from_maps(maps, known, options, height, width):
+    found = []
+    for label, map_ in enumerate(maps):
+        if map_.max() > options.threshold:
+            for score, box in peaks(map_, options.threshold, most=options.max_detections):
+                found.append((label, score, _to_pixels(box, map_.shape, height, width)))
+    wanted = _enlarged(maps, known.labels, height, width) if options.maps else None
+    return _detections(found, known.labels, options, height, width, wanted)
+
+
+def _enlarged(maps, labels, height, width):
+    from clipc.cam import half_pixel_weights
+
+    along_y = half_pixel_weights(height, maps.shape[1], 0, height)
+    along_x = half_pixel_weights(width, maps.shape[2], 0, width)
+    return {label: along_y @ map_ @ along_x.T for label, map_ in zip(labels, maps)}
+
+
+def _detections(found, labels, options, height, width, maps=None):
+    """`Detections` of (label index, score, box): those above the threshold, without overlaps of one label."""
+    found = [one for one in found if one[1] > options.threshold]
+    boxes = np.array([one[2] for one in found], np.float32).reshape(-1, 4)
+    scores = np.array([one[1] for one in found], np.float32)
+    classes = np.array([one[0] for one in found], np.int64)
+    kept = select(boxes, scores, classes, options)
+    items = [Detection(labels[found[i][0]], score, found[i][2]) for i, score in kept]
+    return Detections(items, image_size=(width, height), labels=labels, method=options.method, maps=maps)
+
+
+def select(boxes, scores, classes, options):
+    """(index, score) of the detections that stay, highest score first."""
+    if options.nms == "soft":
+        indices, scores_of_kept = _core.soft_nms(boxes, scores, classes=classes, threshold=options.threshold)
+        order = np.argsort(-scores_of_kept, kind="stable")
+        kept = [(int(indices[i]), float(scores_of_kept[i])) for i in order]
+    else:
+        if options.nms is None:
+            indices = np.argsort(-scores, kind="stable")
+        else:
+            indices = _core.nms(boxes, scores, options.nms, classes=classes)
+        kept = [(int(i), float(scores[i])) for i in indices]
+    return kept[: options.max_detections]
