@@ -1,9 +1,13 @@
-"""Is an explanation any good? Heat maps measured against boxes, and against what the model itself says.
+"""Is an explanation any good, and a detection? Both measured against boxes, and heat maps against the model.
 
     from clipc import evaluate
 
     print(evaluate.pointing_game("coco128", methods=["gradcam", "surgery"]))
     print(evaluate.explanations("coco128", ["gradcam", "scorecam"], limit=50))
+    print(evaluate.average_precision("coco128", methods=["windows", "dense"]))
+
+Heat maps
+---------
 
 A *trial* is a picture and a class that is present in it. Three measures, four scores:
 
@@ -15,6 +19,11 @@ A *trial* is a picture and a class that is present in it. Three measures, four s
 
 Each is held against baselines that do not look at the picture: its centre, where photographers put things,
 and chance. A method that does not beat the centre has shown nothing, and every table marks it.
+
+Detections
+----------
+`average_precision`: COCO's AP, AP50, AP75 and recall, beside the cost of a picture. Its baselines are a box
+in the centre and the whole picture.
 
 The boxes come from `read_boxes`, or from a list of `AnnotatedPicture` of your own.
 """
@@ -33,6 +42,8 @@ import numpy as np
 from clipc import image
 from clipc.annotations import AnnotatedPicture, AnnotatedPictures, read_boxes
 from clipc.as_function import resolve_model
+from clipc.box_measures import BoxRun, import_pycocotools
+from clipc.box_scores import BASELINES, ClassScore, DetectionEvaluation, DetectionScore
 from clipc.errors import ClipcWarning, ImageError, warn
 from clipc.map_measures import (
     Curves,
@@ -48,9 +59,13 @@ from clipc.scores import CENTRE, MEASURES, RANDOM, Evaluation, Evaluations, Meth
 __all__ = [
     "AnnotatedPicture",
     "AnnotatedPictures",
+    "ClassScore",
+    "DetectionEvaluation",
+    "DetectionScore",
     "Evaluation",
     "Evaluations",
     "MethodScore",
+    "average_precision",
     "deletion_insertion",
     "energy_in_boxes",
     "explanations",
@@ -393,24 +408,147 @@ limit, seed, skip_unreadable, progress, **options
         seed=seed,
     )
     chosen, n_without = _choose(pictures, labels, limit, seed)
-    unreadable = []
-    with progress_bar(len(chosen), "picture", progress) as bar:
-        for position, picture in chosen:
-            try:
-                rgb = image.to_rgb(picture.image)
-            except (OSError, ImageError) as error:
-                if not skip_unreadable:
-                    raise
-                unreadable.append((picture.name, error))
-            else:
-                run.add(position, picture, rgb)
-            bar.update(1)
-    if unreadable:
-        name, error = unreadable[0]
-        warn(f"{len(unreadable)} pictures cannot be read and are left out, the first is {name!r}: {error}")
+    n_unreadable = _visit(chosen, run.add, skip_unreadable, progress)
     if not run.trials:
         raise ValueError(f"none of the {len(chosen)} pictures with a class of interest can be read")
-    return run.results(n_without=n_without, n_unreadable=len(unreadable) + n_skipped)
+    return run.results(n_without=n_without, n_unreadable=n_unreadable + n_skipped)
+
+
+def average_precision(
+    data,
+    *,
+    model=None,
+    methods="auto",
+    labels=None,
+    templates=("{}",),
+    threshold=0.0,
+    max_detections=100,
+    baselines=True,
+    limit=None,
+    seed=0,
+    skip_unreadable=False,
+    progress=False,
+    **options,
+):
+    """COCO's average precision and recall of detections. Needs the extra ``clipc[detection]``.
+
+    Parameters
+    ----------
+    data : path or list of AnnotatedPicture
+        A folder or an annotation file for `read_boxes` (COCO or YOLO), or what it returned. All pictures are
+        searched, also those without a class of interest: what is found in them is wrong.
+    model : Model, or what `clipc.load` takes, optional
+        None: the default model, if a model is needed.
+    methods : str, callable, dict, or list of str and callables
+        Names for the argument ``method`` of `clipc.Model.detect`, or functions ``(image, labels)`` that
+        return `Detections`, or a list of ``(label, score, (x0, y0, x1, y1))``; the image comes as uint8
+        (H, W, 3), the boxes are in its pixels. A dict gives names: ``{"crops": {"method": "windows",
+        "nms": 0.3}}``, from a name to a method, a function, or options of `clipc.Model.detect`.
+    labels : list of str, optional
+        The classes to look for, in all pictures. None: all classes of the data that the model knows, see
+        `clipc.Model.knows`.
+    templates : str or list of str
+        As for `clipc.Model.detect`.
+    threshold : float
+        As for `clipc.Model.detect`, whose own default is made for looking at boxes. Average precision weighs
+        boxes by their scores and wants the doubtful ones too: a higher threshold only cuts recall off.
+    max_detections : int
+        In a picture, of all labels together; COCO's number is 100. Of what a function returns, those with
+        the highest scores are used.
+    baselines : bool
+        Add the rows "centre" and "whole picture".
+    limit : int, optional
+        Use only so many of the pictures, drawn at random.
+    seed : int
+        Of everything that is drawn. Same seed, same numbers.
+    skip_unreadable : bool
+        Leave out pictures that cannot be read, count them, and warn once, instead of raising.
+    progress : bool
+        Show a progress bar on standard error.
+    **options
+        For `clipc.Model.detect`, such as ``nms``.
+
+    Returns
+    -------
+    DetectionEvaluation
+        Prints as a table, also in Jupyter.
+
+    Raises
+    ------
+    ImportError
+        pycocotools is not installed.
+    ValueError
+        No picture has a box of a class of interest; labels that are no classes of the data; detections with
+        NaN, of another label, or in a picture of another size; a picture of another size than its annotations
+        say.
+    TypeError
+        Arguments of a wrong kind; a function that returns something else.
+    OSError, ImageError
+        A picture that cannot be read, without `skip_unreadable`; and as `read_boxes`.
+    KeyboardInterrupt
+        Ctrl-C stops between two pictures. Nothing is kept.
+
+    Notes
+    -----
+    Lin et al. 2014, "Microsoft COCO", as pycocotools computes it: AP is the precision at 101 recalls,
+    averaged over the classes and the IoU thresholds 0.5, 0.55, …, 0.95. Classes without a box in the pictures
+    do not count, though they are looked for and may take the place of others. What lies on a box around a
+    crowd is neither right nor wrong. Small, medium and large are told apart by the area of the boxes (COCO
+    does it by that of the outlines, which `read_boxes` does not read), in pixels of the pictures as they are
+    stored.
+
+    The baselines do not look at the picture: for each label one box, the central half of both sides or the
+    whole picture. All their scores are equal. As AP depends on how equal scores are ordered, theirs is the
+    mean over 100 random orders of the pictures. A method is compared with the baseline of the higher AP50.
+
+    The intervals of AP50 are bootstrapped over pictures, with the detections matched once: in each sample
+    every picture has a random weight (Rubin 1981, "The Bayesian bootstrap"), so that no rare class is lost.
+    They are centred on the score: random weights alone raise a low one.
+    Equal scores of a method keep the order of the pictures, as in pycocotools.
+
+    ``seconds`` is the mean time of a method for a picture, without reading the file; the first picture
+    encodes the labels as well.
+    """
+    import_pycocotools()  # before any work
+    templates = (templates,) if isinstance(templates, str) else tuple(templates)
+    max_detections = _check_whole("max_detections", max_detections, 1)
+    if limit is not None:
+        limit = _check_whole("limit", limit, 1)
+    seed = _check_whole("seed", seed, 0)
+    given = {"templates": templates, "threshold": threshold, "max_detections": max_detections, **options}
+    methods = _check_methods(
+        methods, given, default="auto", not_here=_NOT_FOR_BOXES, baselines=BASELINES if baselines else ()
+    )
+
+    if isinstance(data, (str, os.PathLike)):
+        data = read_boxes(data, skip_unreadable=skip_unreadable)
+    pictures, n_skipped = _check_data(data)
+    needs_model = any(method.options for method in methods)
+    if needs_model or model is not None:
+        model = _resolve_model(model)
+    labels = _check_labels(labels, data, pictures, model)
+    chosen = list(enumerate(pictures))
+    if limit is not None and limit < len(chosen):
+        drawn = np.random.default_rng(seed).choice(len(chosen), limit, replace=False)
+        chosen = [chosen[i] for i in sorted(drawn)]
+    _check_boxes([picture for _, picture in chosen], labels)
+
+    run = BoxRun(
+        model=model,
+        methods=methods,
+        labels=labels,
+        max_detections=max_detections,
+        baselines=bool(baselines),
+        seed=seed,
+    )
+    n_unreadable = _visit(chosen, run.add, skip_unreadable, progress)
+    if not run.truth:
+        raise ValueError(f"none of the {len(chosen)} pictures can be read")
+    settings = {"max_detections": max_detections}
+    if needs_model:
+        shown = ", ".join(map(repr, templates))
+        settings = {"templates": shown, "threshold": threshold, **settings, **options}
+    return run.results(n_unreadable=n_unreadable + n_skipped, settings=settings)
 
 
 # -- arguments -------------------------------------------------------------------------------------------
@@ -418,7 +556,7 @@ limit, seed, skip_unreadable, progress, **options
 
 @dataclass(frozen=True)
 class _Method:
-    """A named method: a function, or options of `Model.grad_cam`."""
+    """A named method: a function, or options of `Model.grad_cam` or `Model.detect`."""
 
     name: str
     function: Callable | None = None
@@ -435,15 +573,26 @@ def _check_measures(measures):
     return tuple(name for name in MEASURES if name in measures)
 
 
-def _check_methods(methods, options):
-    for name, why in (
-        ("raw", "both kinds of maps are used"),
-        ("exif", "boxes belong to pictures as they are stored"),
-        ("method", "it is called methods here"),
-        ("texts", "texts are made of the labels"),
-    ):
-        if name in options:
-            raise TypeError(f"{name}: no option here, because {why}")
+_NOT_FOR_MAPS = {
+    "raw": "both kinds of maps are used",
+    "exif": "boxes belong to pictures as they are stored",
+    "method": "it is called methods here",
+    "texts": "texts are made of the labels",
+}
+
+_NOT_FOR_BOXES = {
+    "exif": "boxes belong to pictures as they are stored",
+    "method": "it is called methods here",
+    "boxes": "each picture has its own; a function as a method can pass them",
+    "maps": "only boxes are judged",
+}
+
+
+def _check_methods(
+    methods, options, *, default="gradcam", not_here=_NOT_FOR_MAPS, baselines=(CENTRE, RANDOM)
+):
+    """The methods as a list of `_Method`; `default` is the method of options that name none."""
+    _refuse_options(options, not_here)
     if isinstance(methods, dict):
         named = list(methods.items())
     else:
@@ -453,14 +602,15 @@ def _check_methods(methods, options):
     for name, method in named:
         if not isinstance(name, str):
             raise TypeError(f"methods: expected names, got {name!r}")
-        if name in (CENTRE, RANDOM) or name.startswith(RANDOM + " "):
+        if name in baselines or (RANDOM in baselines and name.startswith(RANDOM + " ")):
             raise ValueError(f"methods: {name!r} is the name of a baseline")
         if any(other.name == name for other in result):
             raise ValueError(f"methods: two are called {name!r}; a dict from name to method tells them apart")
         if isinstance(method, str):
             result.append(_Method(name, options={**options, "method": method}))
         elif isinstance(method, dict):
-            result.append(_Method(name, options={"method": "gradcam", **options, **method}))
+            _refuse_options(method.keys() - {"method"}, not_here)
+            result.append(_Method(name, options={"method": default, **options, **method}))
         elif callable(method):
             result.append(_Method(name, function=method))
         else:
@@ -468,6 +618,12 @@ def _check_methods(methods, options):
     if not result:
         raise ValueError("methods: expected at least one, got none")
     return result
+
+
+def _refuse_options(options, not_here):
+    for name, why in not_here.items():
+        if name in options:
+            raise TypeError(f"{name}: no option here, because {why}")
 
 
 def _name_of(method):
@@ -551,6 +707,13 @@ def _choose(pictures, labels, limit, seed):
     return chosen, n_without
 
 
+def _check_boxes(pictures, labels):
+    """Average precision needs something to find."""
+    if not any(label in picture.boxes for picture in pictures for label in labels):
+        shown = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "")
+        raise ValueError(f"data: none of the {len(pictures)} pictures has a box of {shown}")
+
+
 def _share(values, inside):
     """The share of a map inside a mask; 0 for a map of zeros."""
     total = values.sum(dtype=np.float64)
@@ -558,6 +721,32 @@ def _share(values, inside):
 
 
 # -- one pass over the pictures --------------------------------------------------------------------------
+
+
+def _visit(chosen, visit, skip_unreadable, progress):
+    """Call ``visit(position, picture, rgb)`` for each picture; return how many cannot be read."""
+    unreadable = []
+    with progress_bar(len(chosen), "picture", progress) as bar:
+        for position, picture in chosen:
+            try:
+                rgb = image.to_rgb(picture.image)
+            except (OSError, ImageError) as error:
+                if not skip_unreadable:
+                    raise
+                unreadable.append((picture.name, error))
+            else:
+                height, width = rgb.shape[:2]
+                if (width, height) != (picture.width, picture.height):
+                    raise ValueError(
+                        f"{picture.name}: the picture has {width} x {height} pixels, but its boxes belong to "
+                        f"{picture.width} x {picture.height}"
+                    )
+                visit(position, picture, rgb)
+            bar.update(1)
+    if unreadable:
+        name, error = unreadable[0]
+        warn(f"{len(unreadable)} pictures cannot be read and are left out, the first is {name!r}: {error}")
+    return len(unreadable)
 
 
 @dataclass
@@ -596,12 +785,6 @@ class _Run:
 
     def add(self, position, picture, rgb):
         """All measures of all methods for one picture; `position` is its number in the data."""
-        height, width = rgb.shape[:2]
-        if (width, height) != (picture.width, picture.height):
-            raise ValueError(
-                f"{picture.name}: the picture has {width} x {height} pixels, but its boxes belong to "
-                f"{picture.width} x {picture.height}"
-            )
         present = [label for label in self.labels if label in picture.boxes]
         maps = {method.name: self._maps(method, picture, rgb, present) for method in self.methods}
         trials = range(len(self.trials), len(self.trials) + len(present))

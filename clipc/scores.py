@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import html
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from clipc.tables import ScoreTable, count, data_frame, markdown, percent, percent_range
+
 BOOTSTRAP_SAMPLES = 2000
+# One picture says nothing about another.
+NO_INTERVAL = (math.nan, math.nan)
 CENTRE = "centre"
 RANDOM = "random"
 
@@ -159,12 +162,13 @@ def bootstrap_means(values, pictures, *, samples=BOOTSTRAP_SAMPLES, seed=0):
     return result
 
 
-def _interval(samples):
+def bootstrap_interval(samples):
+    """The 95 % percentile interval, (low, high)."""
     low, high = np.percentile(samples, [2.5, 97.5])
     return float(low), float(high)
 
 
-class Evaluation:
+class Evaluation(ScoreTable):
     """The scores of some methods in one measure. It prints as a table, also in Jupyter.
 
     ``evaluation["gradcam"]`` is the `MethodScore` of a method; iterating gives all of them.
@@ -239,13 +243,15 @@ class Evaluation:
             difference = interval = below = certain = None
             if compared:
                 difference = float(table[m].mean() - table[centre].mean())
-                interval = _interval(samples[:, m] - samples[:, centre]) if several else (math.nan, math.nan)
+                interval = NO_INTERVAL
+                if several:
+                    interval = bootstrap_interval(samples[:, m] - samples[:, centre])
                 below = difference < 0 if self.higher_is_better else difference > 0
                 certain = bool(interval[0] > 0 or interval[1] < 0)
             yield MethodScore(
                 method=name,
                 score=float(table[m].mean()),
-                interval=_interval(samples[:, m]) if several else (math.nan, math.nan),
+                interval=bootstrap_interval(samples[:, m]) if several else NO_INTERVAL,
                 is_baseline=name in baselines,
                 difference=difference,
                 difference_interval=interval,
@@ -261,19 +267,6 @@ class Evaluation:
                 n_empty=int(empty.get(name, 0)),
             )
 
-    def __getitem__(self, method):
-        for score in self.methods:
-            if score.method == method:
-                return score
-        known = ", ".join(score.method for score in self.methods)
-        raise KeyError(f"no method {method!r}; there are {known}")
-
-    def __iter__(self):
-        return iter(self.methods)
-
-    def __len__(self):
-        return len(self.methods)
-
     # -- how it prints -----------------------------------------------------------------------------------
 
     @property
@@ -284,11 +277,11 @@ class Evaluation:
     @property
     def summary(self):
         """How many trials, and what they depend on, as one sentence."""
-        text = f"{self.n_trials} trials (a picture and a class in it) in {_count(self.n_pictures, 'picture')}"
+        text = f"{self.n_trials} trials (a picture and a class in it) in {count(self.n_pictures, 'picture')}"
         if self.n_without:
-            text += f"; {_count(self.n_without, 'picture')} without a class of interest"
+            text += f"; {count(self.n_without, 'picture')} without a class of interest"
         if self.n_unreadable:
-            text += f"; {_count(self.n_unreadable, 'picture')} unreadable"
+            text += f"; {count(self.n_unreadable, 'picture')} unreadable"
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         return text + (f"; {settings}" if settings else "")
 
@@ -300,60 +293,22 @@ class Evaluation:
 
     def _cells(self, score):
         digits = self._measure.digits
-        cells = [score.method, _percent(score.score, digits), _range(score.interval, digits)]
+        cells = [score.method, percent(score.score, digits), percent_range(score.interval, digits)]
         if len(self._header()) > 3:
             if score.difference is None:
                 cells += ["", ""]
             else:
-                cells.append(_percent(score.difference, digits, "+"))
-                cells.append(_range(score.difference_interval, digits, "+"))
+                cells.append(percent(score.difference, digits, "+"))
+                cells.append(percent_range(score.difference_interval, digits, "+"))
         return cells
 
-    def __str__(self):
-        rows = [[*self._header(), "note"]]
-        for score in self.methods:
-            empty = f"{score.n_empty} empty maps" if score.n_empty else ""
-            rows.append([*self._cells(score), "; ".join(filter(None, [score.note, empty]))])
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i in (0, len(widths) - 1) else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths))
-            ).rstrip()
-            for row in rows
-        ]
-        return "\n".join([self.title, self.summary, "", *lines])
+    def _remark(self, score):
+        return f"{score.n_empty} empty maps" if score.n_empty else ""
 
     def __repr__(self):
         digits = self._measure.digits
-        scores = ", ".join(f"{score.method} {_percent(score.score, digits)}" for score in self.methods)
+        scores = ", ".join(f"{score.method} {percent(score.score, digits)}" for score in self.methods)
         return f"<{self._measure.title}, {self.n_trials} trials: {scores}>"
-
-    def _repr_html_(self):
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in [*self._header(), "note"])
-        body = ""
-        for score in self.methods:
-            style = ""
-            if score.below_baseline:
-                style = ' style="background:#fbe3e4;color:#222"'
-            elif score.is_baseline:
-                style = ' style="color:#777"'
-            cells = [*self._cells(score), f"{score.mark} {score.note}".strip()]
-            body += f"<tr{style}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
-        return (
-            f"<div><b>{html.escape(self.title)}</b><br>{html.escape(self.summary)}"
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-        )
-
-    def to_markdown(self):
-        """The table in Markdown; what did worse than the centre baseline is marked.
-
-        Returns
-        -------
-        str
-        """
-        rows = [[*self._cells(score), score.note] for score in self.methods]
-        return _markdown([*self._header(), "note"], rows)
 
     def to_rows(self):
         """A dict for each method, with plain numbers between 0 and 1.
@@ -394,10 +349,6 @@ class Evaluation:
             for score in self.methods
             for label, (mean, n) in score.per_class.items()
         ]
-
-    def to_pandas(self):
-        """`to_rows` as a ``pandas.DataFrame``. Needs the extra ``clipc[analysis]``."""
-        return _data_frame(self.to_rows())
 
 
 class Evaluations(dict):
@@ -447,7 +398,7 @@ class Evaluations(dict):
             legend += " In italics: baselines, which do not look at the picture."
         if baselines:
             legend += f" {MARKS}."
-        return _markdown(["method", *header], rows) + f"\n\n{legend}"
+        return markdown(["method", *header], rows) + f"\n\n{legend}"
 
     @staticmethod
     def _cell(score, digits, differences):
@@ -457,7 +408,7 @@ class Evaluations(dict):
             value, interval, sign = score.difference, score.difference_interval, "+"
         else:
             value, interval, sign = score.score, score.interval, ""
-        return f"{_percent(value, digits, sign)} {_range(interval, digits, sign)} {score.mark}"
+        return f"{percent(value, digits, sign)} {percent_range(interval, digits, sign)} {score.mark}"
 
     def to_rows(self):
         """The rows of all measures; see `Evaluation.to_rows`."""
@@ -469,36 +420,4 @@ class Evaluations(dict):
 
     def to_pandas(self):
         """`to_rows` as a ``pandas.DataFrame``. Needs the extra ``clipc[analysis]``."""
-        return _data_frame(self.to_rows())
-
-
-def _count(number, noun):
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _percent(value, digits, sign=""):
-    return f"{100 * value:{sign}.{digits}f}"
-
-
-def _range(interval, digits, sign=""):
-    if math.isnan(interval[0]):
-        return "[-, -]"
-    return f"[{_percent(interval[0], digits, sign)}, {_percent(interval[1], digits, sign)}]"
-
-
-def _markdown(header, rows):
-    def line(cells):
-        return "| " + " | ".join(str(cell).replace("|", "\\|").strip() for cell in cells) + " |"
-
-    rule = "|---|" + "---:|" * (len(header) - 1)
-    return "\n".join([line(header), rule, *map(line, rows)])
-
-
-def _data_frame(rows):
-    try:
-        import pandas
-    except ImportError:
-        raise ImportError(
-            "to_pandas needs pandas: pip install 'clipc[analysis]'; to_rows gives the same without it"
-        ) from None
-    return pandas.DataFrame(rows)
+        return data_frame(self.to_rows())

@@ -1,0 +1,118 @@
+"""Tables of methods and their scores: as text, Markdown, HTML, and rows for pandas."""
+
+from __future__ import annotations
+
+import html
+import math
+
+
+class ScoreTable:
+    """The scores of some methods. It prints as a table, also in Jupyter.
+
+    A subclass has `methods` (scores with `method`, `is_baseline`, `below_baseline`, `note` and `mark`),
+    `title`, `summary`, `to_rows`, and for the columns `_header` and `_cells`.
+    """
+
+    methods = ()
+
+    def __getitem__(self, method):
+        for score in self.methods:
+            if score.method == method:
+                return score
+        known = ", ".join(score.method for score in self.methods)
+        raise KeyError(f"no method {method!r}; there are {known}")
+
+    def __iter__(self):
+        return iter(self.methods)
+
+    def __len__(self):
+        return len(self.methods)
+
+    def _header(self):
+        """The columns' names, without that of the notes."""
+        raise NotImplementedError
+
+    def _cells(self, score):
+        """The texts of a row, without its note."""
+        raise NotImplementedError
+
+    def _remark(self, score):
+        """What only the text and the HTML say beside the note."""
+        return ""
+
+    def __str__(self):
+        rows = [[*self._header(), "note"]]
+        for score in self.methods:
+            rows.append([*self._cells(score), "; ".join(filter(None, [score.note, self._remark(score)]))])
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if i in (0, len(widths) - 1) else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths))
+            ).rstrip()
+            for row in rows
+        ]
+        return "\n".join([self.title, self.summary, "", *lines])
+
+    def _repr_html_(self):
+        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in [*self._header(), "note"])
+        body = ""
+        for score in self.methods:
+            style = ""
+            if score.below_baseline:
+                style = ' style="background:#fbe3e4;color:#222"'
+            elif score.is_baseline:
+                style = ' style="color:#777"'
+            note = "; ".join(filter(None, [f"{score.mark} {score.note}".strip(), self._remark(score)]))
+            cells = [*self._cells(score), note]
+            body += f"<tr{style}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+        return (
+            f"<div><b>{html.escape(self.title)}</b><br>{html.escape(self.summary)}"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        )
+
+    def to_markdown(self):
+        """The table in Markdown; what did worse than the baseline is marked.
+
+        Returns
+        -------
+        str
+        """
+        rows = [[*self._cells(score), score.note] for score in self.methods]
+        return markdown([*self._header(), "note"], rows)
+
+    def to_pandas(self):
+        """`to_rows` as a ``pandas.DataFrame``. Needs the extra ``clipc[analysis]``."""
+        return data_frame(self.to_rows())
+
+
+def count(number, noun):
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def percent(value, digits, sign=""):
+    return f"{100 * value:{sign}.{digits}f}"
+
+
+def percent_range(bounds, digits, sign=""):
+    if math.isnan(bounds[0]):
+        return "[-, -]"
+    return f"[{percent(bounds[0], digits, sign)}, {percent(bounds[1], digits, sign)}]"
+
+
+def markdown(header, rows):
+    def line(cells):
+        return "| " + " | ".join(str(cell).replace("|", "\\|").strip() for cell in cells) + " |"
+
+    rule = "|---|" + "---:|" * (len(header) - 1)
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def data_frame(rows):
+    try:
+        import pandas
+    except ImportError:
+        raise ImportError(
+            "to_pandas needs pandas: pip install 'clipc[analysis]'; to_rows gives the same without it"
+        ) from None
+    return pandas.DataFrame(rows)
