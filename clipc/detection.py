@@ -397,8 +397,8 @@ def _proposals(model, rgb, known, options, progress):
     height, width = rgb.shape[:2]
     boxes = options.boxes if options.boxes is not None else _own_proposals(model, rgb, known, options)
     size = options.image_size or model.image_size
-    whole = np.stack([np.floor(boxes[:, 0]), np.floor(boxes[:, 1]), np.ceil(boxes[:, 2]), np.ceil(boxes[:,
-    3])], 1) whole[:, :2] = np.minimum(np.clip(whole[:, :2], 0, [width, height]), [width - 1, height - 1])
+    whole = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1)
+    whole[:, :2] = np.minimum(np.clip(whole[:, :2], 0, [width, height]), [width - 1, height - 1])
     whole[:, 2:] = np.maximum(np.clip(whole[:, 2:], 0, [width, height]), whole[:, :2] + 1)
     scores = _crop_scores(model, rgb, whole.astype(np.int64), size, known, options, progress)
     maps = _mean_of_boxes(scores, whole, height, width, known.labels) if options.maps else None

@@ -517,8 +517,7 @@ class Model:
             Also give the score map of each label, float32 (H, W).
         image_size : int, optional
             Pixels along the side of a crop ("windows", "proposals"; default `image_size`), or along the
-            shorter
-            side of the picture ("dense"; default twice `image_size`, at least 224).
+            shorter side of the picture ("dense"; default twice `image_size`, at least 224).
         exif : bool
             Turn the picture as its EXIF orientation says; boxes are those of the turned picture.
         scales, stride : sequence of float, float
