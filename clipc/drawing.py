@@ -1,4 +1,4 @@
-"""Heat maps drawn over the picture that they explain."""
+"""Heat maps drawn over the picture that they explain, and boxes around what was found in it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import unicodedata
 import numpy as np
 
 from . import colormaps
+from .detections import Detection, label_colour
 from .errors import warn
 from .heat_map import HeatMap
 from .image import is_batch, to_rgb
@@ -40,6 +41,15 @@ _MAX_CAPTION_LINES = 3
 _MAX_CAPTION_CHARACTERS = 2000  # more than fit into the lines of any panel
 _MIN_CAPTION_EMS = 10  # the least width of a panel with its caption, in font sizes
 _BAR_EMS = 22  # the usual width of the colour bar
+
+# Boxes: the side of a picture (of a square as large) in units of the line's width and of the font's size.
+_LINES_PER_SIDE, _TAG_EMS_PER_SIDE = 220, 36
+_SMALLEST_TAG_FONT, _LARGEST_TAG_FONT = 11, 200
+_LINES_PER_BOX = 8  # a line takes no more of a small box than this part of its shorter side
+_RIM_OPACITY = 0.55
+_TAGS_PER_BOX = 3  # a box of fewer tags' height has its tag outside, where there is room
+_MOST_COVERED = 0.2  # a tag of which more would lie under others is left out
+_BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 
 
 def overlay(
@@ -183,6 +193,125 @@ def overlay(
     return Image.fromarray(picture)
 
 
+def draw_boxes(
+    image,
+    detections,
+    *,
+    font=None,
+    font_size=None,
+    labels=True,
+    scores=True,
+    width=None,
+    colors=None,
+    exif=False,
+    size=None,
+    as_array=False,
+):
+    """Draw the boxes of what was found in an image, with their labels and scores.
+
+    Each label has a colour; a thin rim of black or white on both sides keeps the lines legible on any ground.
+    Where boxes overlap, the one with the highest score lies on top. The line of a box lies inside of it, and
+    of a box that reaches over the edge of the picture, at the edge. Captions stay within the picture, keep
+    out of each other's way where there is room, are shortened where it is narrow, and are left out where
+    there is none.
+
+    Parameters
+    ----------
+    image : str, os.PathLike, bytes, numpy.ndarray or PIL.Image.Image
+        The image that was searched.
+    detections : Detections, or iterable of Detection
+        Boxes in pixels of the image.
+    font : str, os.PathLike or PIL.ImageFont.FreeTypeFont, optional
+        A TrueType or OpenType font for the captions. Default: the one that comes with Pillow. For characters
+        that it lacks, fonts of the system are searched for some that have them.
+    font_size : float, optional
+        In pixels. Default: that of a PIL font given as ``font``; else it grows with the picture.
+    labels : bool, or dict of str to str
+        Write the label of each box. A dict has other words for them, such as their translations; labels that
+        are not in it stay as they are.
+    scores : bool
+        Write the score of each box.
+    width : int, optional
+        Of the lines, in pixels, without their rims. Default: it grows with the picture; thinner for small
+        boxes.
+    colors : str, tuple, list, or dict of str to str or tuple, optional
+        A colour for all, one for each label in their order (from the start again when there are more labels),
+        or a dict from label to colour; the others keep theirs. A colour is a name, ``"#rrggbb"``, or three
+        whole numbers from 0 to 255. Default: colours that colour-blind readers tell apart too, up to seven
+        labels; they follow the order of ``detections.labels``, in a plain list that of the labels' first
+        appearance.
+    exif : bool
+        Turn the image as its Exif orientation says; as in the call that found the boxes.
+    size : int, optional
+        The largest length of the longer side, in pixels. Pictures are made smaller, never larger. Default:
+        the size of the image.
+    as_array : bool
+        Return an array instead of a PIL image.
+
+    Returns
+    -------
+    PIL.Image.Image or numpy.ndarray
+        Mode RGB, or uint8 of shape (height, width, 3).
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument of the wrong kind; detections of an image of another size.
+    OSError
+        The image or the font cannot be read.
+
+    Warns
+    -----
+    ClipcWarning
+        No font was found for some of the characters of the captions.
+
+    Examples
+    --------
+    >>> found = clipc.detect("street.jpg", ["car", "traffic light", "dog"])
+    >>> clipc.draw_boxes("street.jpg", found, labels={"dog": "개"}).save("boxes.png")
+    """
+    if font_size is not None:
+        font_size = _number("font_size", font_size, 1, 1000)
+    if width is not None:
+        width = _whole_number("width", width)
+    if size is not None:
+        size = _whole_number("size", size)
+    if not isinstance(labels, (bool, dict)):
+        raise TypeError(
+            f"labels: expected True, False or a dict from label to str, got {type(labels).__name__}"
+        )
+    if is_batch(image):
+        raise TypeError("image: draw_boxes draws on one image, got several; call it for each")
+    items, names, image_size = _separate_detections(detections)
+    colours = _label_colours(colors, names)
+    rgb = to_rgb(image, exif=exif)
+    _check_image_size(image_size, rgb)
+
+    panel = _shrink(rgb, size)
+    if panel is rgb:
+        panel = rgb.copy()
+    x_scale, y_scale = panel.shape[1] / rgb.shape[1], panel.shape[0] / rgb.shape[0]
+    side = math.sqrt(panel.shape[0] * panel.shape[1])
+    frames = []
+    for item in sorted(items, key=lambda item: -item.score):
+        x0, y0, x1, y1 = item.box
+        place = _visible_part((x0 * x_scale, y0 * y_scale, x1 * x_scale, y1 * y_scale), panel.shape)
+        if place:
+            frames.append(_Frame(item, place, colours[item.label], width, side))
+    for frame in reversed(frames):
+        frame.draw(panel)
+    if frames and (labels is not False or scores):
+        captions = [_tag_texts(frame.item, labels, scores) for frame in frames]
+        default_size = max(_SMALLEST_TAG_FONT, min(_LARGEST_TAG_FONT, round(side / _TAG_EMS_PER_SIDE)))
+        writer = _Writer([text for texts in captions for text in texts], font, font_size, default_size)
+        _draw_tags(panel, frames, captions, writer)
+    if as_array:
+        return panel
+    from PIL import Image
+
+    return Image.fromarray(panel)
+
+
 # ---- arguments ----
 
 
@@ -323,6 +452,69 @@ def _bar_labels(maps, signed):
     return ("-1", "0", "+1"), (other, text)
 
 
+def _separate_detections(detections):
+    """The detections, the labels in the order of their colours, and (width, height) of the image or None."""
+    try:
+        items = list(detections)
+    except TypeError:
+        kind = type(detections).__name__
+        raise TypeError(f"detections: expected clipc.Detections or a list of Detection, got {kind}") from None
+    for i, item in enumerate(items):
+        if not isinstance(item, Detection):
+            kind = type(item).__name__
+            raise TypeError(f"detections[{i}]: expected a clipc.Detection, got {kind}")
+    names = dict.fromkeys([*getattr(detections, "labels", ()), *(item.label for item in items)])
+    return items, tuple(names), getattr(detections, "image_size", None)
+
+
+def _check_image_size(size, rgb):
+    height, width = rgb.shape[:2]
+    if size is None or size == (width, height):
+        return
+    hint = "draw them on the image that they were found in"
+    if size == (height, width):
+        hint = "the image and the boxes lie across each other: use the same exif= for both"
+    found = f"{size[0]} x {size[1]}"
+    raise ValueError(
+        f"detections: found in an image of {found} pixels, got one of {width} x {height}; {hint}"
+    )
+
+
+def _label_colours(colors, names):
+    """The colour of each label: dict of str to (red, green, blue)."""
+    own = {name: label_colour(i) for i, name in enumerate(names)}
+    if colors is None:
+        return own
+    if isinstance(colors, dict):
+        return own | {name: _colour(f"colors[{name!r}]", colors[name]) for name in names if name in colors}
+    if not isinstance(colors, (str, tuple, list)):
+        kind = type(colors).__name__
+        raise TypeError(f"colors: expected a colour, or a list or dict of colours, got {kind}")
+    if isinstance(colors, str) or (colors and all(hasattr(channel, "__index__") for channel in colors)):
+        return dict.fromkeys(names, _colour("colors", colors))
+    given = [_colour(f"colors[{i}]", value) for i, value in enumerate(colors)]
+    if not given:
+        raise ValueError("colors: expected at least one, got none")
+    return {name: given[i % len(given)] for i, name in enumerate(names)}
+
+
+def _colour(name, value):
+    if isinstance(value, str):
+        from PIL import ImageColor
+
+        try:
+            return ImageColor.getrgb(value)[:3]
+        except ValueError:
+            raise ValueError(f"{name}: expected the name of a colour or '#rrggbb', got {value!r}") from None
+    try:
+        channels = tuple(operator.index(channel) for channel in value)
+    except TypeError:
+        raise TypeError(f"{name}: expected a str or three whole numbers, got {value!r}") from None
+    if len(channels) != 3 or min(channels) < 0 or max(channels) > 255:
+        raise ValueError(f"{name}: expected three numbers from 0 to 255, got {value!r}")
+    return channels
+
+
 # ---- pixels ----
 
 
@@ -391,6 +583,136 @@ def _pixels_between(begin, end, n):
     """The first of n pixels whose centre lies in [begin, end), and the one after the last; at least one."""
     first = min(max(math.ceil(begin - 0.5), 0), n - 1)
     return first, max(min(math.ceil(end - 0.5), n), first + 1)
+
+
+# ---- boxes ----
+
+
+def _visible_part(box, shape):
+    """The pixels of a box that lie in a picture of this shape, (left, top, right, bottom); None: no part."""
+    height, width = shape[:2]
+    x0, y0, x1, y1 = box
+    if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+        return None
+    left, right = _pixels_between(x0, x1, width)
+    top, bottom = _pixels_between(y0, y1, height)
+    return left, top, right, bottom
+
+
+def _contrasting(colour):
+    """Black or white, whichever the contrast to the colour is larger with (as WCAG 2 defines it)."""
+    linear = [c / 3294.6 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return _BLACK if (luminance + 0.05) ** 2 > 1.05 * 0.05 else _WHITE
+
+
+class _Frame:
+    """The outline of one detection.
+
+    place : (left, top, right, bottom), in pixels of the picture, within it
+    colour, ink : (red, green, blue), of the line and of what is written on it
+    line, rim : width of the line and of the rims on both sides of it
+    """
+
+    def __init__(self, item, place, colour, width, side):
+        left, top, right, bottom = place
+        self.item, self.place, self.colour, self.ink = item, place, colour, _contrasting(colour)
+        self.line = width
+        if width is None:
+            most = max(1, min(right - left, bottom - top) // _LINES_PER_BOX)
+            self.line = min(max(1, round(side / _LINES_PER_SIDE)), most)
+        self.rim = max(1, self.line // 3)
+
+    def draw(self, panel):
+        left, top, right, bottom = self.place
+        rim, line = self.rim, self.line
+        _ring(panel, (left - rim, top - rim, right + rim, bottom + rim), rim, self.ink, _RIM_OPACITY)
+        inner = (left + line, top + line, right - line, bottom - line)
+        if inner[0] < inner[2] and inner[1] < inner[3]:
+            _ring(panel, inner, rim, self.ink, _RIM_OPACITY)
+        _ring(panel, self.place, line, self.colour)
+
+
+def _ring(panel, place, thickness, colour, opacity=1):
+    """Colour the pixels of a rectangle that are less than `thickness` from its edge."""
+    height, width = panel.shape[:2]
+    left, top, right, bottom = place
+    inner_left, inner_top = min(left + thickness, right), min(top + thickness, bottom)
+    inner_right, inner_bottom = max(right - thickness, inner_left), max(bottom - thickness, inner_top)
+    for x0, y0, x1, y1 in (
+        (left, top, right, inner_top),
+        (left, inner_bottom, right, bottom),
+        (left, inner_top, inner_left, inner_bottom),
+        (inner_right, inner_top, right, inner_bottom),
+    ):
+        part = np.s_[max(y0, 0) : min(max(y1, 0), height), max(x0, 0) : min(max(x1, 0), width)]
+        panel[part] = np.rint(panel[part] * (1 - opacity) + np.multiply(colour, opacity))
+
+
+def _tag_texts(item, labels, scores):
+    """What is written at a box: its label and its score, "" for what is not."""
+    name = labels.get(item.label, item.label) if isinstance(labels, dict) else item.label
+    if not isinstance(name, str):
+        raise TypeError(f"labels[{item.label!r}]: expected a str, got {type(name).__name__}")
+    return name if labels is not False else "", f"{item.score:.2f}" if scores else ""
+
+
+def _draw_tags(panel, frames, captions, writer):
+    """Write (label, score) at each frame, those of the first frames at the best places."""
+    from PIL import Image
+
+    height, width = panel.shape[:2]
+    padding = max(2, round(0.3 * writer.size))
+    tag_height = writer.line_height + 2
+    if 2 * tag_height > height:
+        return
+    tags, places = [], []
+    for frame, (label, score) in zip(frames, captions):
+        text = writer.shorten(label, width - 2 * padding, behind=score)
+        if not text:
+            continue
+        tag_width = min(math.ceil(writer.length(text)) + 2 * padding, width)
+        place = _tag_place(frame, tag_width, tag_height, places, (height, width))
+        if place is None:
+            continue
+        places.append(place)
+        tags.append((frame, text, place))
+    for frame, text, (left, top, right, bottom) in reversed(tags):
+        tag = Image.new("RGB", (right - left, bottom - top), frame.colour)
+        writer.write(tag, text, padding, 1, frame.ink)
+        panel[top:bottom, left:right] = np.asarray(tag)
+
+
+def _tag_place(frame, width, height, taken, shape):
+    """Where a tag covers the least of those that are placed already: (left, top, right, bottom).
+
+    Of places that are as good, the first: above the box, in it, below it, beside it. None: too much would be
+    covered everywhere.
+    """
+    left, top, right, bottom = frame.place
+    # A tag is pushed along the side of its box to stay in the picture, but not away from the box.
+    columns = [min(max(x, 0), shape[1] - width) for x in (left, right - width)]
+    row = min(max(top, 0), shape[0] - height)
+    above, below = ([(x, y) for x in columns] for y in (top - height, bottom))
+    inside = [(x, y) for x in columns for y in (top, bottom - height)]
+    beside = [(right, row), (left - width, row)]
+    if bottom - top >= _TAGS_PER_BOX * height and right - left >= width:
+        places = [above[0], inside[0], below[0], *inside[1:], above[1], below[1], *beside]
+    else:
+        places = [above[0], below[0], above[1], below[1], *beside, *inside]
+    best, least = None, _MOST_COVERED * width * height
+    for x, y in places:
+        if 0 <= x <= shape[1] - width and 0 <= y <= shape[0] - height:
+            place = (x, y, x + width, y + height)
+            covered = sum(_common_area(place, other) for other in taken)
+            if covered < least:
+                best, least = place, covered
+    return best
+
+
+def _common_area(a, b):
+    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return wide * high if wide > 0 and high > 0 else 0
 
 
 # ---- the figure ----
@@ -605,16 +927,16 @@ class _Face:
         """In pixels."""
         return self.scale * self.font.getlength(text)
 
-    def write(self, canvas, text, x, baseline):
+    def write(self, canvas, text, x, baseline, ink):
         """Draw on a PIL image, beginning at x, on the baseline."""
         from PIL import Image, ImageDraw
 
         if self.scale == 1:
-            ImageDraw.Draw(canvas).text((x, baseline), text, _INK, self.font, anchor="ls")
+            ImageDraw.Draw(canvas).text((x, baseline), text, ink, self.font, anchor="ls")
             return
         ascent, descent = self.font.getmetrics()
         tile = Image.new("RGBA", (math.ceil(self.font.getlength(text)), ascent + descent))
-        ImageDraw.Draw(tile).text((0, ascent), text, _INK, self.font, anchor="ls", embedded_color=True)
+        ImageDraw.Draw(tile).text((0, ascent), text, ink, self.font, anchor="ls", embedded_color=True)
         tile = tile.resize([max(1, round(self.scale * side)) for side in tile.size], Image.Resampling.LANCZOS)
         canvas.paste(tile, (round(x), round(baseline - self.scale * ascent)), tile)
 
@@ -748,11 +1070,11 @@ class _Writer:
         """In pixels."""
         return sum(face.length(piece) for face, piece in self._runs(text))
 
-    def write(self, canvas, text, x, y):
+    def write(self, canvas, text, x, y, ink=_INK):
         """Draw one line on a PIL image; (x, y) is its upper left corner."""
         x = round(x)
         for face, piece in self._runs(text):
-            face.write(canvas, piece, x, y + self.ascent)
+            face.write(canvas, piece, x, y + self.ascent, ink)
             x += face.length(piece)
 
     def wrap(self, text, width):
@@ -781,6 +1103,22 @@ class _Writer:
                 last = last[:-1].rstrip()
             lines[-1] = last + self.ellipsis
         return lines
+
+    def shorten(self, text, width, behind=""):
+        """The text and another behind it, as one line no longer than `width` pixels; "" if nothing fits.
+
+        Of the text, what does not fit is left out and shows as "…"; what is behind it stays whole.
+        """
+        text, behind = _clean(text), _clean(behind)
+        line = f"{text} {behind}".strip()
+        if self.length(line) <= width:
+            return line
+        rest = f"{self.ellipsis} {behind}".rstrip()
+        start = text[: self._longest_start(text, width - self.length(rest))].rstrip()
+        for line in (start + rest, behind):
+            if self.length(line) <= width:
+                return line
+        return ""
 
     def _longest_start(self, word, width):
         """How many characters of the word fit; at least one, and marks stay with what they are on."""

@@ -542,7 +542,7 @@ class FakeFace(drawing._Face):
     def length(self, text):
         return 20 * len(text)
 
-    def write(self, canvas, text, x, baseline):
+    def write(self, canvas, text, x, baseline, ink):
         self.written.append(text)
 
 
@@ -583,7 +583,7 @@ def test_fonts_of_bitmaps_are_scaled():
     pictures = []
     for face, size in ((large, 400), (small, 100)):
         canvas = Image.new("RGB", (size, size // 2), (255, 255, 255))
-        face.write(canvas, "abc", size // 10, size // 4)
+        face.write(canvas, "abc", size // 10, size // 4, (34, 34, 34))
         pictures.append(np.asarray(canvas.resize((100, 50), Image.Resampling.BOX)).astype(int))
     assert np.ptp(pictures[0]) > 100
     assert np.abs(pictures[0] - pictures[1]).mean() < 3
