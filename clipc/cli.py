@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import glob
 import io
 import json
@@ -604,12 +605,15 @@ class _JsonPrinter:
         _print_json(self.document)
 
 
-def _print_json(document):
-    text = json.dumps(document, indent=2, ensure_ascii=False)
+_json_indented = functools.partial(json.dumps, indent=2)
+
+
+def _print_json(document, dumps=_json_indented):
+    text = dumps(document, ensure_ascii=False)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:  # a file name that is not UTF-8, or a terminal that is not
-        text = json.dumps(document, indent=2)
+        text = dumps(document)
     click.echo(text)
 
 
@@ -1198,7 +1202,7 @@ def detect(image, labels, more, labels_file, outputs, as_json, force, method, th
         raise click.ClickException("none of the images could be read")
     outputs.write_lists(record)
     if as_json:
-        _print_json(record.document)
+        _print_json(record.document, _json_by_lines)
 # fmt: on
 
 
@@ -1314,6 +1318,18 @@ def _pictures_in(folder, sources):
     return list(paths)
 
 
+def _json_by_lines(document, **options):
+    """JSON of a dict with a line for each dict in its lists: there may be many thousands."""
+    dumps = functools.partial(json.dumps, **options)
+    members = []
+    for name, value in document.items():
+        text = dumps(value)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            text = "[\n    " + ",\n    ".join(map(dumps, value)) + "\n  ]"
+        members.append(f"  {dumps(name)}: {text}")
+    return "{\n" + ",\n".join(members) + "\n}"
+
+
 class _DetectionRecord:
     """What was found in all images, as one document in the form of COCO's, and as rows."""
 
@@ -1341,9 +1357,9 @@ class _DetectionRecord:
 
     def as_json(self):
         try:
-            return (json.dumps(self.document, indent=2, ensure_ascii=False) + "\n").encode()
+            return (_json_by_lines(self.document, ensure_ascii=False) + "\n").encode()
         except UnicodeEncodeError:  # a file name that is not UTF-8
-            return (json.dumps(self.document, indent=2) + "\n").encode()
+            return (_json_by_lines(self.document) + "\n").encode()
 
     def as_csv(self):
         text = io.StringIO(newline="")
