@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from availability import require
 from click.testing import CliRunner
 from command_line import files_in, picture, read_terminal, run, run_process, terminal
 from PIL import Image
@@ -172,7 +173,7 @@ def test_json(folder):
 
 
 def test_json_is_read_by_pycocotools(folder):
-    coco = pytest.importorskip("pycocotools.coco")
+    coco = require("pycocotools.coco")
     run("detect", "pictures", *LABELS, "-o", "found.json")
     document = coco.COCO("found.json")
     assert document.getImgIds() == [1, 2, 3] and len(document.getAnnIds(imgIds=[2])) == 3
@@ -237,7 +238,7 @@ def test_options(folder, detector, arguments, options):
 
 def test_methods_and_arguments_are_those_of_the_library():
     """Against the real thing, which the stand-in does not check."""
-    detection = pytest.importorskip("clipc.detection", reason="the detector itself is not there yet")
+    detection = require("clipc.detection")
     assert cli._DETECTION_METHODS == tuple(detection.METHODS)
 
 
