@@ -1,4 +1,4 @@
-"""The command line: ``clipc classify``, ``explain``, ``embed``, ``models`` and ``info``.
+"""The command line: ``clipc classify``, ``detect``, ``explain``, ``embed``, ``models`` and ``info``.
 
 Results go to standard output, everything else (progress, notes, errors) to standard error. An error is
 one line and exit code 1, a wrong call exit code 2, Ctrl-C exit code 130.
@@ -9,9 +9,12 @@ Nothing that only some command needs is imported at the top, so that help and co
 from __future__ import annotations
 
 import contextlib
+import csv
+import functools
 import glob
 import io
 import json
+import math
 import os
 import stat
 import sys
@@ -25,6 +28,7 @@ import click
 import clipc
 from clipc import cam, colormaps
 from clipc import image as images
+from clipc.detections import Detection
 from clipc.errors import ClipcError, ClipcWarning
 from clipc.model import DEFAULT_BATCH_SIZE
 from clipc.progress import progress_bar
@@ -194,10 +198,11 @@ def _print_version(ctx, parameter, value):
               help="Show where in the program an error arose (also: CLIPC_DEBUG=1).")
 @click.pass_context
 def main(ctx):
-    """CLIP on this computer's processor: say which words fit a picture.
+    """CLIP on this computer's processor: say which words fit a picture, and where in it.
 
     \b
       clipc classify photo.jpg dog cat           which of the labels fits the picture best?
+      clipc detect photo.jpg dog cat -o b.png    where in the picture are they?
       clipc explain photo.jpg dog -o cam.png     which parts of the picture speak for a text?
       clipc embed photos/ -o photos.npy          pictures as vectors, for a search or statistics
       clipc models                               which models there are
@@ -522,11 +527,11 @@ def classify(image, labels, more, labels_file, templates, top_k, as_json, model,
 # fmt: on
 
 
-def _collect_labels(labels, labels_file):
+def _collect_labels(labels, labels_file, command="classify"):
     _refuse_images(labels, "label", "more images: --image {}, or a pattern in quotes as the first argument")
     labels = [*labels, *(_read_labels(labels_file) if labels_file else ())]
     if not labels:
-        raise click.UsageError("no labels; they follow the image, as in: clipc classify photo.jpg dog cat")
+        raise click.UsageError(f"no labels; they follow the image, as in: clipc {command} photo.jpg dog cat")
     _refuse_empty_and_twice(labels, "label")
     return labels
 
@@ -600,12 +605,15 @@ class _JsonPrinter:
         _print_json(self.document)
 
 
-def _print_json(document):
-    text = json.dumps(document, indent=2, ensure_ascii=False)
+_json_indented = functools.partial(json.dumps, indent=2)
+
+
+def _print_json(document, dumps=_json_indented):
+    text = dumps(document, ensure_ascii=False)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:  # a file name that is not UTF-8, or a terminal that is not
-        text = json.dumps(document, indent=2)
+        text = dumps(document)
     click.echo(text)
 
 
@@ -629,6 +637,8 @@ _COARSE_GRID, _FINER_GRID = 4, 7
 _OPTION_OF_ARGUMENT = {
     "method": "--method", "layer": "--layer", "score": "--score", "blocks": "--blocks",
     "image_size": "--image-size", "colormap": "--colormap", "font": "--font",
+    "threshold": "--threshold", "nms": "--nms", "max_detections": "--max-detections", "boxes": "--boxes",
+    "background": "--background", "templates": "--template", "batch_size": "--batch-size",
 }  # fmt: skip
 
 _SCORE_FORMATS = {
@@ -873,21 +883,28 @@ def _find_one_image(argument):
 
 def _check_explain_output(path, source, force, drawing):
     """Find out before the work what would only show after it."""
-    if isinstance(source.image, str) and os.path.exists(path) and os.path.samefile(path, source.image):
-        raise click.UsageError(f"{path}: is the image itself")
+    _check_is_no_image(path, source)
     _check_output(path, force)
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix in _PICTURE_FORMATS:
-        from PIL import features
-
-        if suffix == ".webp" and not features.check("webp"):
-            raise click.ClickException(f"{path}: the Pillow that is installed cannot write WebP")
+    _check_picture_format(path)
     if "colormap" in drawing or "font" in drawing:
         import numpy as np
 
         with _wrong_options_named():
             blank = np.zeros((8, 8, 3), np.uint8)
             _draw(blank, np.zeros((8, 8), np.float32), ["-"], {**drawing, "captions": True})
+
+
+def _check_is_no_image(path, source):
+    if isinstance(source.image, str) and os.path.exists(path) and os.path.samefile(path, source.image):
+        raise click.UsageError(f"{path}: is the image itself")
+
+
+def _check_picture_format(path):
+    if path.lower().endswith(".webp"):
+        from PIL import features
+
+        if not features.check("webp"):
+            raise click.ClickException(f"{path}: the Pillow that is installed cannot write WebP")
 
 
 def _note_coarse_grid(model, maps):
@@ -1018,12 +1035,15 @@ def _write_explanation(path, pixels, answer, drawing):
         names = ["{} (+) vs. {} (-)".format(*answer.texts)] if answer.is_difference else answer.texts
     if answer.is_difference:
         drawing = {"colorbar": True, **drawing}  # without it nothing says which colour is which text's
-    picture = _draw(pixels, answer.maps, names, drawing)
-    form, options, longest = _PICTURE_FORMATS[suffix]
+    _write_picture(path, _draw(pixels, answer.maps, names, drawing))
+
+
+def _write_picture(path, picture):
+    form, options, longest = _PICTURE_FORMATS[os.path.splitext(path)[1].lower()]
     if longest and max(picture.size) > longest:
         raise click.ClickException(
             f"{path}: {form} holds at most {longest} pixels on a side, got {picture.width} x "
-            f"{picture.height}; --size makes the panels smaller, and PNG has no such limit"
+            f"{picture.height}; --size makes it smaller, and PNG has no such limit"
         )
     # Pillow would tell a full disk as "encoder error -2", so it writes to memory.
     encoded = io.BytesIO()
@@ -1037,6 +1057,416 @@ def _draw(pixels, maps, names, drawing):
     captions = drawing.pop("captions", None)
     labels = "auto" if captions is None else names if captions else None
     return clipc.overlay(pixels, maps, labels=labels, **drawing)
+
+
+# --- clipc detect ------------------------------------------------------------------------------------
+
+_DETECTION_METHODS = ("auto", "windows", "dense", "proposals", "owl")
+
+# The widest coordinate that keeps the columns of many images straight: five digits before the point.
+_COORDINATE_WIDTH = 7
+
+
+def _parse_nms(ctx, parameter, value):
+    if value in (None, "soft", "none"):
+        return value
+    return click.FloatRange(0, 1).convert(value, parameter, ctx)
+
+
+# fmt: off
+@main.command(cls=_SectionedCommand, sections={
+    "more": "Input", "output": "Result", "method": "How objects are found", "model": "Other options",
+})
+@click.argument("image", type=click.Path(allow_dash=True))
+@click.argument("labels", nargs=-1)
+@click.option("-i", "--image", "more", multiple=True, metavar="IMAGE", type=click.Path(allow_dash=True),
+              help="One more image, folder or pattern. May be repeated.")
+@click.option("-l", "--labels-file", metavar="FILE", type=click.Path(allow_dash=True),
+              help="Take labels from a text file, one a line; '-' for standard input.")
+@click.option("-o", "--output", "outputs", multiple=True, metavar="FILE_OR_FOLDER", type=click.Path(),
+              help="What to write: a picture with the boxes (.png, .jpg, .webp, .bmp or .tif), a folder for "
+                   "the pictures of several images, or a list of the boxes of all images (.csv or .json). "
+                   "May be repeated.")
+@_json_option
+@click.option("--force", is_flag=True, help="Overwrite files that exist.")
+@click.option("--font", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+              help="TrueType or OpenType font for the captions. Default: one that has their characters.")
+@click.option("--font-size", type=click.FloatRange(1, 1000), metavar="PIXELS",
+              help="Of the captions. Default: it grows with the picture.")
+@click.option("--size", type=click.IntRange(min=1), metavar="PIXELS",
+              help="Longest side of the pictures. Default: that of the image.")
+@click.option("--method", type=click.Choice(_DETECTION_METHODS), metavar="NAME", default=None,
+              help="See above. Default: auto; with --boxes, proposals.")
+@click.option("--threshold", type=click.FloatRange(0, 1), metavar="NUMBER",
+              help="Least score of a box. Default: 0.4; for owl 0.1.")
+@click.option("--nms", metavar="NUMBER", callback=_parse_nms,
+              help="Of boxes with one label that overlap by more than this (intersection over union, 0 to 1) "
+                   "only the best stays; 'soft' lowers the scores of the others, 'none' keeps all. Default: "
+                   "0.5; for owl none.")
+@click.option("--max-detections", type=click.IntRange(min=1), metavar="N",
+              help="Most boxes of an image, the best ones. Default: 100.")
+@click.option("--clip", is_flag=True, help="Cut the boxes of owl off at the edge of the image.")
+@click.option("-t", "--template", "templates", multiple=True, metavar="TEXT", callback=_check_template,
+              help='Sentence around each label, with {} in its place, such as "a photo of a {}.". Repeated: '
+                   "the average over all sentences (a prompt ensemble).")
+@click.option("--background", multiple=True, metavar="TEXT",
+              help='What else may be in the image, such as "grass": a place that fits it better than the '
+                   "LABELS is no object. May be repeated. Default: some words for what is often there.")
+@click.option("--boxes", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+              help="Regions to choose from, in pixels. JSON: a list of [x0, y0, x1, y1], or an object from "
+                   "image to such a list. CSV: columns x0, y0, x1, y1, and image if there are several.")
+@click.option("--image-size", type=click.IntRange(min=1), metavar="PIXELS",
+              help="Side of the squares that the model sees; for dense, the shorter side of the image. "
+                   "Default: the model's own; for dense twice that, and at least 224.")
+@_computing_options(f"Regions encoded at the same time. Default: {DEFAULT_BATCH_SIZE}.")
+def detect(image, labels, more, labels_file, outputs, as_json, force, method, threshold, nms, max_detections,
+           clip, templates, background, boxes, image_size, model, exif, recursive, skip_unreadable,
+           batch_size, threads, quiet, **style):
+    """Find objects in pictures by their names.
+
+    IMAGE is a file, a folder (all images in it), a pattern in quotes, or '-' for standard input.
+    Everything after it is a label.
+
+    \b
+      clipc detect street.jpg car "traffic light" dog -o boxes.png
+      clipc detect photos/ dog cat -o found/ -o found.csv
+      clipc detect "photos/*.jpg" --labels-file labels.txt -o found.json --quiet
+      clipc detect street.jpg car --threshold 0.5 --template "a photo of a {}." --json
+      clipc detect street.jpg car --boxes regions.csv
+      curl -s https://example.org/photo.jpg | clipc detect - dog cat
+
+    \b
+    Methods:
+      auto       owl for a model that can, else windows
+      windows    windows of several sizes over the image, each compared with the labels
+      dense      one look at the image, each place compared with the labels: quick, and coarse
+      proposals  the regions of --boxes, or some found by dense, each compared with the labels
+      owl        the detection head of OWL-ViT and OWLv2 models
+
+    A box is (x0, y0, x1, y1) in pixels of the image, from its upper left corner. The list in JSON has the
+    form of COCO's annotations: bbox is [x, y, width, height]. A score says how well a label fits compared
+    with the other LABELS and the background; that of owl stands by itself.
+    """
+    style = {name: value for name, value in style.items() if value is not None}
+    if STANDARD_INPUT == labels_file and STANDARD_INPUT in (image, *more):
+        raise click.UsageError("standard input can hold the image or the labels, not both")
+    if boxes and method not in (None, "auto", "proposals"):
+        raise click.UsageError(f"--boxes is for --method proposals, not for {method}")
+    if not all(text.strip() for text in background):
+        raise click.UsageError("a text of --background is empty")
+    labels = _collect_labels(labels, labels_file, "detect")
+    arguments = (image, *more)
+    outputs = _DetectionOutputs(outputs)
+    if style and not outputs.draws:
+        option = f"--{next(iter(style)).replace('_', '-')}"
+        raise click.UsageError(f"{option} is for pictures; name one with -o, such as boxes.png")
+    sources = _find_images(arguments, recursive=recursive, missing_ok=skip_unreadable)
+    outputs.check(sources, force, style)
+    proposals = _proposals_of(sources, boxes) if boxes else None
+    loaded = _load_model(model, threads)
+
+    options = {
+        "threshold": threshold, "max_detections": max_detections, "image_size": image_size,
+        "batch_size": batch_size, "templates": templates or None, "background": list(background) or None,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    if nms is not None:
+        options["nms"] = None if nms == "none" else nms
+    options.update(method="proposals" if boxes else method or "auto", clip=clip)
+    watched = not quiet and sys.stderr.isatty()
+    record = _DetectionRecord(loaded.name, labels, templates or ("{}",), background)
+    single = len(arguments) == 1 and len(sources) == 1 and sources[0].name in (image, "standard input")
+    printer = None if as_json else _DetectionPrinter(sources, labels, single)
+    # Lines tell the progress, unless they go elsewhere.
+    with _progress_bar(len(sources), "image", watched and (as_json or not sys.stdout.isatty())) as bar:
+        for index, source in enumerate(sources):
+            try:
+                pixels = _read_pixels(source, exif)
+            except click.ClickException as error:
+                if not skip_unreadable:
+                    raise
+                _note(f"skipped {error.message}")
+                record.skip(source.name, error.message.removeprefix(f"{source.name}: "))
+                bar.update(1)
+                continue
+            if proposals:
+                options["boxes"] = proposals[index]
+            with _wrong_options_named():
+                found = loaded.detect(pixels, labels, progress=watched and len(sources) == 1, **options)
+            record.add(source.name, found)
+            outputs.write_pictures(index, pixels, found, style)
+            if printer:
+                printer.add(source.name, found)
+            bar.update(1)
+    if not record.document["images"]:
+        raise click.ClickException("none of the images could be read")
+    outputs.write_lists(record)
+    if as_json:
+        _print_json(record.document, _json_by_lines)
+# fmt: on
+
+
+class _DetectionOutputs:
+    """The files that `detect` writes: pictures one by one, lists at the end.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        As the user gave them; by their names they are a picture, a folder of pictures, JSON or CSV.
+    """
+
+    def __init__(self, paths):
+        self.kinds = {}
+        self.pictures = []  # for each image, the paths of its pictures
+        for path in paths:
+            suffix = os.path.splitext(path)[1].lower()
+            if path.endswith(os.sep) or os.path.isdir(path) or not suffix:
+                kind = "folder"
+            elif suffix in _PICTURE_FORMATS:
+                kind = "picture"
+            elif suffix in (".json", ".csv"):
+                kind = suffix
+            else:
+                known = ", ".join(_PICTURE_FORMATS)
+                raise click.UsageError(
+                    f"{path}: expected a name that ends with {known}, .json or .csv, or a folder"
+                )
+            if kind in self.kinds:
+                raise click.UsageError(f"-o names two of a kind, {self.kinds[kind]} and {path}")
+            self.kinds[kind] = path
+
+    @property
+    def draws(self):
+        return "picture" in self.kinds or "folder" in self.kinds
+
+    def check(self, sources, force, style):
+        """Find out before the work what would only show after it."""
+        self.pictures = [[] for _ in sources]
+        if "picture" in self.kinds:
+            if len(sources) > 1:
+                raise click.UsageError(
+                    f"{self.kinds['picture']}: one picture for {len(sources)} images; name a folder instead, "
+                    "such as found/"
+                )
+            self.pictures[0].append(self.kinds["picture"])
+        if "folder" in self.kinds:
+            self._check_folder(self.kinds["folder"])
+            for paths, path in zip(self.pictures, _pictures_in(self.kinds["folder"], sources)):
+                paths.append(path)
+        originals = {os.path.realpath(source.image) for source in sources if isinstance(source.image, str)}
+        for path in (path for paths in self.pictures for path in paths):
+            if os.path.realpath(path) in originals:
+                raise click.UsageError(f"{path}: is one of the images; name another place for the pictures")
+            # In a folder that is to be made, nothing is in the way.
+            if path == self.kinds.get("picture") or os.path.isdir(os.path.dirname(path)):
+                _check_output(path, force)
+            _check_picture_format(path)
+        for path in self._lists():
+            _check_output(path, force)
+        if "font" in style:
+            import numpy as np
+
+            from clipc.drawing import draw_boxes
+
+            with _wrong_options_named():
+                draw_boxes(np.zeros((64, 64, 3), np.uint8), [Detection("-", 1, (0, 0, 64, 64))], **style)
+
+    def _check_folder(self, path):
+        path = path.rstrip(os.sep) or os.sep
+        if not os.path.isdir(path):
+            if os.path.lexists(path):
+                raise click.ClickException(f"{path}: is a file, expected a folder")
+            _check_output(path, force=False)
+
+    def _lists(self):
+        return [self.kinds[kind] for kind in (".json", ".csv") if kind in self.kinds]
+
+    def write_pictures(self, index, pixels, found, style):
+        if self.pictures[index]:
+            from clipc.drawing import draw_boxes
+
+            picture = draw_boxes(pixels, found, **style)
+            for path in self.pictures[index]:
+                if path != self.kinds.get("picture"):
+                    os.makedirs(os.path.dirname(path), exist_ok=True)
+                _write_picture(path, picture)
+
+    def write_lists(self, record):
+        contents = {".json": record.as_json, ".csv": record.as_csv}
+        with _written_together(self._lists()) as files:
+            for path, file in zip(self._lists(), files):
+                file.write(contents[os.path.splitext(path)[1].lower()]())
+
+
+def _pictures_in(folder, sources):
+    """The path of the picture of each image: in `folder` as the images lie in the folder that holds all."""
+    originals = [
+        "standard-input.png" if isinstance(source.image, bytes) else source.image for source in sources
+    ]
+    places = [os.path.abspath(path) for path in originals]
+    common = os.path.commonpath([os.path.dirname(place) for place in places])
+    paths = {}
+    for source, place in zip(sources, places):
+        path = os.path.join(folder, os.path.relpath(place, common))
+        if os.path.splitext(path)[1].lower() not in _PICTURE_FORMATS:
+            path += ".png"
+        if path in paths:
+            raise click.UsageError(
+                f"{path}: would be the picture of both {paths[path]} and {source.name}; give each image once"
+            )
+        paths[path] = source.name
+    return list(paths)
+
+
+def _json_by_lines(document, **options):
+    """JSON of a dict with a line for each dict in its lists: there may be many thousands."""
+    dumps = functools.partial(json.dumps, **options)
+    members = []
+    for name, value in document.items():
+        text = dumps(value)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            text = "[\n    " + ",\n    ".join(map(dumps, value)) + "\n  ]"
+        members.append(f"  {dumps(name)}: {text}")
+    return "{\n" + ",\n".join(members) + "\n}"
+
+
+class _DetectionRecord:
+    """What was found in all images, as one document in the form of COCO's, and as rows."""
+
+    def __init__(self, model, labels, templates, background):
+        self.category_ids = {label: i for i, label in enumerate(labels, 1)}
+        self.document = {
+            "model": model, "method": None, "templates": list(templates),
+            "background": list(background) or None,
+            "categories": [{"id": i, "name": label} for label, i in self.category_ids.items()],
+            "images": [], "annotations": [], "skipped": [],
+        }  # fmt: skip
+        self.rows = []
+
+    def add(self, name, found):
+        self.document["method"] = found.method
+        images, annotations = self.document["images"], self.document["annotations"]
+        width, height = found.image_size
+        images.append({"id": len(images) + 1, "path": name, "width": width, "height": height})
+        for detection, entry in zip(found, found.to_coco(len(images), self.category_ids)):
+            annotations.append({"id": len(annotations) + 1, "label": detection.label, **entry})
+        self.rows += ([name, *row.values()] for row in found.to_rows())
+
+    def skip(self, name, reason):
+        self.document["skipped"].append({"path": name, "reason": reason})
+
+    def as_json(self):
+        try:
+            return (_json_by_lines(self.document, ensure_ascii=False) + "\n").encode()
+        except UnicodeEncodeError:  # a file name that is not UTF-8
+            return (_json_by_lines(self.document) + "\n").encode()
+
+    def as_csv(self):
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["image", "label", "score", "x0", "y0", "x1", "y1"])
+        for name, label, score, *box in self.rows:
+            writer.writerow([name, label, f"{score:.6g}", *(f"{side:.2f}" for side in box)])
+        return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+class _DetectionPrinter:
+    """A table for a single image; of several, a line for each detection as soon as it is known."""
+
+    def __init__(self, sources, labels, single):
+        self.single = single
+        self.name_width = min(max((columns(_printable(source.name)) for source in sources), default=0), 48)
+        self.label_width = min(max(columns(_printable(label)) for label in labels), 32)
+
+    def add(self, name, found):
+        if self.single:
+            for line in found.as_table().split("\n"):
+                click.echo(_printable(line))
+            return
+        name = pad(_printable(name), self.name_width)
+        for detection in found:
+            label = pad(_printable(detection.label), self.label_width)
+            box = " ".join(f"{side:.1f}".rjust(_COORDINATE_WIDTH) for side in detection.box)
+            click.echo(f"{name}  {label}  {detection.score:.3f}  {box}")
+        if not found:
+            click.echo(f"{name}  no detections")
+
+
+def _proposals_of(sources, path):
+    """The regions of each image, from a file: a list of float32 arrays (N, 4)."""
+    import numpy as np
+
+    regions = _read_regions(path)
+    if not isinstance(regions, dict):
+        if len(sources) > 1:
+            raise click.UsageError(
+                f"--boxes: {path} does not say which image its boxes are of, and there are {len(sources)}"
+            )
+        regions = {sources[0].name: regions}
+    found = []
+    for source in sources:
+        boxes = regions.get(source.name, regions.get(os.path.basename(source.name)))
+        if not boxes:
+            raise click.ClickException(f"{path}: no boxes of the image {source.name}")
+        found.append(np.array(boxes, np.float32))
+    return found
+
+
+def _read_regions(path):
+    """[(x0, y0, x1, y1)] of a JSON or CSV file; a dict from image to such lists where it names images."""
+    lines = _read_lines(path)
+    if path.lower().endswith(".csv"):
+        return _regions_of_rows(path, csv.reader(lines))
+    try:
+        document = json.loads("\n".join(lines))
+    except ValueError as error:
+        raise click.ClickException(f"{path}: expected JSON, or a name that ends with .csv: {error}") from None
+    if not isinstance(document, dict):
+        return _regions_of_list(path, "boxes", document)
+    return {image: _regions_of_list(path, image, boxes) for image, boxes in document.items()}
+
+
+def _regions_of_list(path, what, boxes):
+    if not isinstance(boxes, list):
+        raise click.ClickException(f"{path}: {what}: expected a list of boxes [x0, y0, x1, y1]")
+    return [_region(f"{path}: {what}, box {i}", box) for i, box in enumerate(boxes, 1)]
+
+
+def _regions_of_rows(path, reader):
+    wanted, regions, named = None, {}, False
+    for cells in reader:
+        where = f"{path}: line {reader.line_num}"
+        if not any(cell.strip() for cell in cells):
+            continue
+        if wanted is None:
+            head = [cell.strip().lower() for cell in cells]
+            wanted = {name: head.index(name) for name in ("image", "x0", "y0", "x1", "y1") if name in head}
+            named = "image" in wanted
+            if len(wanted) - named == 4:
+                continue
+            if wanted or len(cells) != 4:
+                raise click.ClickException(
+                    f"{where}: expected the columns x0, y0, x1, y1, and perhaps image, got {', '.join(cells)}"
+                )
+            wanted = {"x0": 0, "y0": 1, "x1": 2, "y1": 3}
+        if len(cells) <= max(wanted.values()):
+            raise click.ClickException(
+                f"{where}: expected {max(wanted.values()) + 1} columns, got {len(cells)}"
+            )
+        image = cells[wanted["image"]] if named else None
+        region = _region(where, [cells[wanted[name]] for name in ("x0", "y0", "x1", "y1")])
+        regions.setdefault(image, []).append(region)
+    return regions if named else regions.get(None, [])
+
+
+def _region(where, box):
+    try:
+        x0, y0, x1, y1 = (float(side) for side in box)
+    except (TypeError, ValueError):
+        raise click.ClickException(f"{where}: expected four numbers x0, y0, x1, y1, got {box}") from None
+    if not (math.isfinite(x0 + y0 + x1 + y1) and x0 < x1 and y0 < y1):
+        raise click.ClickException(f"{where}: expected x0 < x1 and y0 < y1, got {box}")
+    return x0, y0, x1, y1
 
 
 # --- clipc embed -------------------------------------------------------------------------------------
@@ -1204,7 +1634,7 @@ def _written_together(paths):
             except OSError as error:
                 raise click.ClickException(f"{path}: cannot be written: {error.strerror}") from error
             stack.callback(_remove_if_there, temporary)
-            stack.callback(file.close)
+            stack.callback(_close, file)
             opened.append((path, target, temporary, file))
         try:
             yield [file for _, _, _, file in opened]
@@ -1226,6 +1656,12 @@ class _OnlyWrites:
 
     def __init__(self, file):
         self.write = file.write
+
+
+def _close(file):
+    # What a full disk did not take was told when it was flushed; closing tries again, and fails again.
+    with contextlib.suppress(OSError):
+        file.close()
 
 
 def _remove_if_there(path):
