@@ -929,8 +929,8 @@ def test_the_tool_prints_its_tables(two_folders, capsys):
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     tool.main(
-        ["--data", str(two_folders[0]), "--methods", "gradcam", "gscorecam", "--sizes", "64", "--steps", "2"]
-        + ["--quiet", "--classes"]
+        ["--data", str(two_folders[0]), "--methods", "gradcam", "gscorecam", "--sizes", "64", "--subset", "1"]
+        + ["--steps", "2", "--quiet", "--classes"]
     )
     out = capsys.readouterr().out
     assert out.count("\n| gradcam |") == 4 and out.count("\n| gscorecam |") == 2

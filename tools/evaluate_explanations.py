@@ -13,7 +13,7 @@ At 64 pixels one table has all methods and all measures. Larger pictures have tw
 
 Score-CAM runs the model once for each channel of the target layer (1,024 in `tiny`), gScoreCAM 300 times for
 each text, and deletion and insertion twice for each step, method and class. With the default subsets all of
-it takes some 40 minutes on two processors. Methods are to be compared within a table, where they have seen
+it takes some 30 minutes on two processors. Methods are to be compared within a table, where they have seen
 the same pictures.
 """
 
@@ -44,7 +44,7 @@ EXPENSIVE = ("scorecam", "gscorecam")
 
 # Pictures of the tables with all measures, up to an image size; 0: all. One of 224 pixels takes ten times as
 # long as one of 64.
-SUBSETS = ((64, 0), (sys.maxsize, 48))
+SUBSETS = ((64, 0), (sys.maxsize, 24))
 
 
 def parse_arguments(arguments):
@@ -65,7 +65,7 @@ def parse_arguments(arguments):
     parser.add_argument(
         "--subset",
         type=int,
-        help="pictures of the tables with all measures, 0 for all; None: all up to 64 pixels, else 48",
+        help="pictures of the tables with all measures, 0 for all; None: all up to 64 pixels, else 24",
     )
     parser.add_argument("--steps", type=int, default=10, help="of deletion and insertion")
     parser.add_argument("--seed", type=int, default=0)
