@@ -63,7 +63,6 @@ def _load_core():
 _load_core()
 
 # ruff: noqa: E402
-from clipc.drawing import overlay
 from clipc.errors import ClipcError, ClipcWarning, ImageError, WeightsError
 from clipc.explanation import (
     HeatMap,
@@ -80,6 +79,7 @@ from clipc.zeroshot import (
     Prediction,
     classifier,
     classify,
+    detect,
     encode_image,
     encode_text,
     knows,
@@ -90,6 +90,8 @@ from clipc.zeroshot import (
 __all__ = [
     "ClipcError",
     "ClipcWarning",
+    "Detection",
+    "Detections",
     "HeatMap",
     "ImageError",
     "Model",
@@ -100,7 +102,9 @@ __all__ = [
     "classifier",
     "classify",
     "encode_image",
+    "detect",
     "difference_map",
+    "draw_boxes",
     "encode_text",
     "evaluate",
     "get_num_threads",
@@ -118,15 +122,25 @@ __all__ = [
 ]
 
 
-# Imported when asked for, so that `import clipc` stays quick.
+# Imported when asked for, so that `import clipc` stays quick: modules, and names of other modules.
 _MODULES = ("evaluate",)
+_NAMES = {
+    "Detection": "clipc.detections",
+    "Detections": "clipc.detections",
+    "draw_boxes": "clipc.drawing",
+    "overlay": "clipc.drawing",
+}
 
 
 def __getattr__(name):
-    if name in _MODULES:
+    if name in _MODULES or name in _NAMES:
         import importlib
 
-        return importlib.import_module(f"clipc.{name}")
+        if name in _MODULES:
+            return importlib.import_module(f"clipc.{name}")
+        found = getattr(importlib.import_module(_NAMES[name]), name)
+        globals()[name] = found
+        return found
     # Looked up when asked for: importing importlib.metadata takes as long as the rest of clipc.
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version

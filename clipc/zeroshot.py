@@ -14,6 +14,7 @@ __all__ = [
     "Prediction",
     "classifier",
     "classify",
+    "detect",
     "encode_image",
     "encode_text",
     "knows",
@@ -27,4 +28,5 @@ encode_text = as_function(Model.encode_text, __name__)
 similarity = as_function(Model.similarity, __name__)
 classifier = as_function(Model.classifier, __name__)
 classify = as_function(Model.classify, __name__)
+detect = as_function(Model.detect, __name__)
 knows = as_function(Model.knows, __name__)

@@ -1,4 +1,4 @@
-"""Detection with CLIP alone: geometry, options, errors, and whether `tiny` finds what was pasted into a picture."""
+"""Detection with CLIP alone: geometry, options, errors, and whether `tiny` finds what was pasted in."""
 
 import os
 import threading
