@@ -106,7 +106,7 @@ def detect(model, image, labels, *, templates, background, exif, progress, clip,
     """See `clipc.Model.detect`."""
     options = _check_options(model, **options)
     if options.method == "owl":
-        return _detect_owl(model, image, labels, templates, options, clip, exif, progress)
+        raise NotImplementedError
     known = _check_labels(model, labels, background, templates)
     find = {"windows": _windows, "dense": _dense, "proposals": _proposals}[options.method]
     single = not images.is_batch(image)
@@ -435,7 +435,8 @@ def peaks(map_, threshold, edge=EDGE, most=100):
     """Objects in a map, one after the other.
 
     The highest place is the peak of the first; to it belong the cells around it that hold at least `edge` of
-    its height. They are taken out, and the search goes on, until nothing is left above `threshold`.
+    its height. They are taken out, and the search goes on with the next peak: a cell that none of its
+    neighbours exceeds, so that the slopes of an object are no objects.
 
     Parameters
     ----------
@@ -450,18 +451,30 @@ def peaks(map_, threshold, edge=EDGE, most=100):
     list of (float, tuple of int)
         Height of the peak, and the box (column0, row0, column1, row1) around its cells.
     """
-    left, found = np.array(map_, np.float32), []
-    while len(found) < most:
-        at = np.unravel_index(np.argmax(left), left.shape)
-        peak = left[at]
-        if not peak > threshold:
+    found, taken = [], np.zeros(map_.shape, bool)
+    for row, column in _local_maxima(map_, threshold):
+        if len(found) == most:
             break
-        parts, _ = _core.connected_components(left >= edge * peak)
-        cells = parts == parts[at]
+        if taken[row, column]:
+            continue
+        peak = map_[row, column]
+        parts, _ = _core.connected_components((map_ >= edge * peak) & ~taken)
+        cells = parts == parts[row, column]
+        taken |= cells
         rows, columns = np.flatnonzero(cells.any(axis=1)), np.flatnonzero(cells.any(axis=0))
-        found.append((float(peak), (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)))
-        left[cells] = 0
+        box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+        found.append((float(peak), box))
     return found
+
+
+def _local_maxima(map_, threshold):
+    """(row, column) of the cells above the threshold that no neighbour exceeds, the highest first."""
+    padded = np.pad(map_, 1, constant_values=-np.inf)
+    rows, columns = map_.shape
+    neighbours = [padded[y : y + rows, x : x + columns] for y in range(3) for x in range(3)]
+    rows, columns = np.nonzero((map_ >= np.max(neighbours, axis=0)) & (map_ > threshold))
+    order = np.argsort(-map_[rows, columns], kind="stable")
+    return zip(rows[order], columns[order])
 
 
 def _to_pixels(box, shape, height, width):
