@@ -9,25 +9,12 @@
 #pragma STDC FP_CONTRACT OFF /* the weights must round as they do in Pillow */
 #endif
 
-#define WEIGHT_BITS 22
 #define CUBIC_A (-0.5)
 #define CUBIC_RADIUS 2.0
 #define CHANNELS 3
 
 /* Rows per task. A row is too little to be worth fetching a task for. */
 #define ROWS_PER_TASK 8
-/* Columns of the second pass whose sums are held at a time, on the stack. */
-#define STRIP 384
-
-/* How each output sample along one axis is made: out[i] = sum over k < count[i] of weights[i, k] *
- * in[first[i] + k] */
-typedef struct {
-    size_t n;
-    size_t stride;    /* weights per output sample, used or not */
-    int32_t *weights; /* [n, stride], WEIGHT_BITS fractional bits */
-    size_t *first;    /* [n] */
-    size_t *count;    /* [n] */
-} axis_filter;
 
 /* Keys' cubic convolution kernel. */
 static double cubic(double x)
@@ -42,20 +29,30 @@ static double cubic(double x)
     return 0.0;
 }
 
-/* The filter of the output samples begin to begin + n when `in_size` samples become `out_size`. */
-static clipc_status make_filter(clipc_workspace *workspace, axis_filter *filter, size_t in_size,
-                                size_t out_size, size_t begin, size_t n)
+/* Half the interval of input samples that an output sample is made of. */
+static double filter_radius(const clipc_resize_axis *axis)
 {
-    const double scale = (double)in_size / (double)out_size;
-    const double stretch = scale < 1.0 ? 1.0 : scale;
-    const double radius = CUBIC_RADIUS * stretch;
-    const double inverse_stretch = 1.0 / stretch;
-    /* An interval of 2 * radius, rounded to samples. */
-    const size_t widest = (size_t)ceil(radius) * 2 + 1;
-    void *block;
+    const double scale = (double)axis->in_size / (double)axis->out_size;
+    return CUBIC_RADIUS * (scale < 1.0 ? 1.0 : scale);
+}
 
-    filter->n = n;
-    filter->stride = widest < in_size ? widest : in_size;
+clipc_status clipc_resize_axis_alloc(clipc_workspace *workspace, clipc_resize_axis *axis, size_t in_size,
+                                     size_t out_size, size_t out_begin, size_t n)
+{
+    void *block;
+    *axis = (clipc_resize_axis){.in_size = in_size,
+                                .out_size = out_size,
+                                .out_begin = out_begin,
+                                .begin = out_begin,
+                                .n_in = n,
+                                .filter.n = n};
+    if (in_size == out_size) {
+        return CLIPC_OK;
+    }
+    clipc_resample_filter *const filter = &axis->filter;
+    /* An interval of 2 * radius, rounded to samples. */
+    const size_t widest = (size_t)ceil(filter_radius(axis)) * 2 + 1;
+    filter->stride = ((widest < in_size ? widest : in_size) + 2) / 2 * 2;
     if (filter->stride > SIZE_MAX / n) {
         return clipc_fail(&workspace->message, CLIPC_ERROR_VALUE, "the image is too large to resize");
     }
@@ -65,15 +62,29 @@ static clipc_status make_filter(clipc_workspace *workspace, axis_filter *filter,
     filter->first = block;
     CLIPC_TRY(clipc_workspace_alloc(workspace, &block, n, sizeof *filter->count));
     filter->count = block;
-    CLIPC_TRY(clipc_workspace_alloc(workspace, &block, filter->stride, sizeof(double)));
-    double *const exact = block;
+    CLIPC_TRY(clipc_workspace_alloc(workspace, &block, filter->stride, sizeof *axis->exact));
+    axis->exact = block;
+    return CLIPC_OK;
+}
 
+void clipc_resize_axis_fill(clipc_resize_axis *axis)
+{
+    const clipc_resample_filter *const filter = &axis->filter;
+    const size_t in_size = axis->in_size, n = filter->n;
+    if (in_size == axis->out_size) {
+        return;
+    }
+    const double scale = (double)in_size / (double)axis->out_size;
+    const double stretch = scale < 1.0 ? 1.0 : scale;
+    const double radius = filter_radius(axis);
+    const double inverse_stretch = 1.0 / stretch;
+    double *const exact = axis->exact;
     for (size_t i = 0; i < n; i++) {
-        const double centre = ((double)(begin + i) + 0.5) * scale;
+        const double centre = ((double)(axis->out_begin + i) + 0.5) * scale;
         const double low = centre - radius + 0.5, high = centre + radius + 0.5;
         const size_t first = low < 0.0 ? 0 : (size_t)low;
         const size_t end = high > (double)in_size ? in_size : (size_t)high;
-        const size_t count = end - first < filter->stride ? end - first : filter->stride;
+        const size_t count = end - first < filter->stride ? end - first : filter->stride - 1;
         int32_t *const weights = filter->weights + i * filter->stride;
         double sum = 0.0;
         for (size_t k = 0; k < count; k++) {
@@ -81,22 +92,17 @@ static clipc_status make_filter(clipc_workspace *workspace, axis_filter *filter,
             sum += exact[k];
         }
         for (size_t k = 0; k < count; k++) {
-            const double weight = (sum != 0.0 ? exact[k] / sum : exact[k]) * (1 << WEIGHT_BITS);
+            const double weight = (sum != 0.0 ? exact[k] / sum : exact[k]) * (1 << CLIPC_WEIGHT_BITS);
             weights[k] = (int32_t)(weight < 0.0 ? weight - 0.5 : weight + 0.5);
         }
         filter->first[i] = first;
         filter->count[i] = count;
     }
-    return CLIPC_OK;
+    clipc_resample()->pack(&axis->filter);
+    /* Both ends of the interval grow with the sample's number. */
+    axis->begin = filter->first[0];
+    axis->n_in = filter->first[n - 1] + filter->count[n - 1] - axis->begin;
 }
-
-static inline uint8_t round_to_byte(int32_t sum)
-{
-    const int32_t value = sum >> WEIGHT_BITS;
-    return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
-}
-
-#define HALF (INT32_C(1) << (WEIGHT_BITS - 1))
 
 /* The pixels that a pass reads or writes: row r (counted in the whole image) begins at
  * data + (r - first_row) * stride, with pixel first_column. */
@@ -109,7 +115,7 @@ typedef struct {
 /* One pass: out[y, i] = filter over in[y, :] (along the rows) or in[:, x] (along the columns), for `rows`
  * rows of output. A pass along the columns takes `columns` columns as they are. */
 typedef struct {
-    const axis_filter *filter;
+    const clipc_resample_filter *filter;
     pixel_view in, out;
     size_t rows, columns;
 } resample_pass;
@@ -123,53 +129,20 @@ static size_t task_end(const resample_pass *pass, size_t task)
 static void resample_rows(void *context, size_t task)
 {
     const resample_pass *const pass = context;
-    const axis_filter *const filter = pass->filter;
-    for (size_t y = task * ROWS_PER_TASK; y < task_end(pass, task); y++) {
-        const uint8_t *const row = pass->in.data + y * pass->in.stride;
-        uint8_t *out = pass->out.data + y * pass->out.stride;
-        for (size_t i = 0; i < filter->n; i++, out += CHANNELS) {
-            const int32_t *const weights = filter->weights + i * filter->stride;
-            const uint8_t *in = row + (filter->first[i] - pass->in.first_column) * CHANNELS;
-            const size_t count = filter->count[i];
-            int32_t r = HALF, g = HALF, b = HALF;
-            for (size_t k = 0; k < count; k++, in += CHANNELS) {
-                r += weights[k] * in[0];
-                g += weights[k] * in[1];
-                b += weights[k] * in[2];
-            }
-            out[0] = round_to_byte(r);
-            out[1] = round_to_byte(g);
-            out[2] = round_to_byte(b);
-        }
-    }
+    const size_t begin = task * ROWS_PER_TASK;
+    clipc_resample()->rows(pass->out.data + begin * pass->out.stride, pass->out.stride,
+                           pass->in.data + begin * pass->in.stride, pass->in.stride, pass->in.first_column,
+                           pass->filter, task_end(pass, task) - begin);
 }
 
 static void resample_columns(void *context, size_t task)
 {
     const resample_pass *const pass = context;
-    const axis_filter *const filter = pass->filter;
-    const size_t row_bytes = pass->columns * CHANNELS;
     for (size_t y = task * ROWS_PER_TASK; y < task_end(pass, task); y++) {
-        const int32_t *const weights = filter->weights + y * filter->stride;
-        const uint8_t *const in = pass->in.data + (filter->first[y] - pass->in.first_row) * pass->in.stride;
-        uint8_t *const out = pass->out.data + y * pass->out.stride;
-        for (size_t x = 0; x < row_bytes; x += STRIP) {
-            const size_t n = row_bytes - x < STRIP ? row_bytes - x : STRIP;
-            int32_t sums[STRIP];
-            for (size_t i = 0; i < n; i++) {
-                sums[i] = HALF;
-            }
-            for (size_t k = 0; k < filter->count[y]; k++) {
-                const int32_t weight = weights[k];
-                const uint8_t *const row = in + k * pass->in.stride + x;
-                for (size_t i = 0; i < n; i++) {
-                    sums[i] += weight * row[i];
-                }
-            }
-            for (size_t i = 0; i < n; i++) {
-                out[x + i] = round_to_byte(sums[i]);
-            }
-        }
+        clipc_resample()->columns(pass->out.data + y * pass->out.stride,
+                                  pass->in.data +
+                                      (pass->filter->first[y] - pass->in.first_row) * pass->in.stride,
+                                  pass->in.stride, pass->filter, y, pass->columns * CHANNELS);
     }
 }
 
@@ -212,76 +185,82 @@ static void run_pass(resample_pass *pass, clipc_task task)
     clipc_parallel_for(tasks_for(pass->rows), task, pass);
 }
 
-/* A view of scratch for `rows` rows of `columns` pixels. */
-static clipc_status make_view(clipc_workspace *workspace, pixel_view *view, size_t rows, size_t columns)
+static bool is_resized(const clipc_resize_axis *axis)
 {
-    void *block;
-    CLIPC_TRY(clipc_workspace_alloc(workspace, &block, rows, columns * CHANNELS));
-    *view = (pixel_view){block, columns * CHANNELS, 0, 0};
-    return CLIPC_OK;
+    return axis->in_size != axis->out_size;
 }
 
-/* Input samples that a filter reads: begin to begin + n. An axis that keeps its size has no filter. */
-typedef struct {
-    bool resized;
-    axis_filter filter;
-    size_t begin, n;
-} axis;
-
-static clipc_status make_axis(clipc_workspace *workspace, axis *axis, size_t in_size, size_t out_size,
-                              size_t begin, size_t n)
+/* Whether a plan of two passes begins along the columns. */
+static bool columns_first(const clipc_resize_plan *plan)
 {
-    axis->resized = in_size != out_size;
-    axis->begin = begin;
-    axis->n = n;
-    if (axis->resized) {
-        CLIPC_TRY(make_filter(workspace, &axis->filter, in_size, out_size, begin, n));
-        /* Both ends of the interval grow with the sample's number. */
-        axis->begin = axis->filter.first[0];
-        axis->n = axis->filter.first[n - 1] + axis->filter.count[n - 1] - axis->begin;
+    const clipc_resize_axis *const rows = plan->along_rows, *const columns = plan->along_columns;
+    /* In signed numbers: an image that grows loses a negative number of pixels. */
+    const int64_t height_lost = (int64_t)columns->in_size - (int64_t)columns->out_size;
+    const int64_t width_lost = (int64_t)rows->in_size - (int64_t)rows->out_size;
+    return !plan->rows_first && height_lost > 0 && height_lost > 2 * width_lost;
+}
+
+size_t clipc_resize_scratch_bytes(const clipc_resize_plan *plan)
+{
+    const clipc_resize_axis *const rows = plan->along_rows, *const columns = plan->along_columns;
+    if (!is_resized(rows) || !is_resized(columns)) {
+        return 0;
     }
-    return CLIPC_OK;
+    const size_t between_rows = columns_first(plan) ? columns->filter.n : columns->n_in;
+    const size_t between_columns = columns_first(plan) ? rows->n_in : rows->filter.n;
+    if (between_rows > SIZE_MAX / CHANNELS / between_columns) {
+        return SIZE_MAX;
+    }
+    return between_rows * between_columns * CHANNELS;
 }
 
-static clipc_status resize_part(clipc_workspace *workspace, uint8_t *out_pixels, const uint8_t *rgb,
-                                size_t height, size_t width, const clipc_resize_geometry *geometry)
+void clipc_resize_run(const clipc_resize_plan *plan, uint8_t *out_pixels, const uint8_t *rgb, size_t stride,
+                      uint8_t *scratch)
 {
-    const size_t out_height = geometry->part_height, out_width = geometry->part_width;
-    axis rows, columns; /* the axis along a row, and along a column */
-    CLIPC_TRY(make_axis(workspace, &rows, width, geometry->width, geometry->left, out_width));
-    CLIPC_TRY(make_axis(workspace, &columns, height, geometry->height, geometry->top, out_height));
-
+    const clipc_resize_axis *const rows = plan->along_rows, *const columns = plan->along_columns;
+    const size_t out_height = columns->filter.n, out_width = rows->filter.n;
     /* A view has one type for reading and writing; nothing is written through this one. */
-    const pixel_view in = {(uint8_t *)(uintptr_t)(rgb + (columns.begin * width + rows.begin) * CHANNELS),
-                           width * CHANNELS, columns.begin, rows.begin};
+    const pixel_view in = {(uint8_t *)(uintptr_t)(rgb + columns->begin * stride + rows->begin * CHANNELS),
+                           stride, columns->begin, rows->begin};
     const pixel_view out = {out_pixels, out_width * CHANNELS, 0, 0};
-    pixel_view between;
 
-    if (rows.resized && columns.resized) {
-        /* In signed numbers: an image that grows loses a negative number of pixels. */
-        const int64_t height_lost = (int64_t)height - (int64_t)geometry->height;
-        const int64_t width_lost = (int64_t)width - (int64_t)geometry->width;
-        if (!geometry->rows_first && height_lost > 0 && height_lost > 2 * width_lost) {
-            CLIPC_TRY(make_view(workspace, &between, out_height, rows.n));
-            between.first_column = rows.begin;
-            run_pass(&(resample_pass){&columns.filter, in, between, out_height, rows.n}, resample_columns);
-            run_pass(&(resample_pass){&rows.filter, between, out, out_height, out_width}, resample_rows);
+    if (is_resized(rows) && is_resized(columns)) {
+        if (columns_first(plan)) {
+            const pixel_view between = {scratch, rows->n_in * CHANNELS, 0, rows->begin};
+            run_pass(&(resample_pass){&columns->filter, in, between, out_height, rows->n_in},
+                     resample_columns);
+            run_pass(&(resample_pass){&rows->filter, between, out, out_height, out_width}, resample_rows);
         } else {
-            CLIPC_TRY(make_view(workspace, &between, columns.n, out_width));
-            between.first_row = columns.begin;
-            run_pass(&(resample_pass){&rows.filter, in, between, columns.n, out_width}, resample_rows);
-            run_pass(&(resample_pass){&columns.filter, between, out, out_height, out_width},
+            const pixel_view between = {scratch, out_width * CHANNELS, columns->begin, 0};
+            run_pass(&(resample_pass){&rows->filter, in, between, columns->n_in, out_width}, resample_rows);
+            run_pass(&(resample_pass){&columns->filter, between, out, out_height, out_width},
                      resample_columns);
         }
-    } else if (rows.resized) {
-        run_pass(&(resample_pass){&rows.filter, in, out, out_height, out_width}, resample_rows);
-    } else if (columns.resized) {
-        run_pass(&(resample_pass){&columns.filter, in, out, out_height, out_width}, resample_columns);
+    } else if (is_resized(rows)) {
+        run_pass(&(resample_pass){&rows->filter, in, out, out_height, out_width}, resample_rows);
+    } else if (is_resized(columns)) {
+        run_pass(&(resample_pass){&columns->filter, in, out, out_height, out_width}, resample_columns);
     } else {
         for (size_t y = 0; y < out_height; y++) {
             memcpy(out.data + y * out.stride, in.data + y * in.stride, out.stride);
         }
     }
+}
+
+static clipc_status resize_part(clipc_workspace *workspace, uint8_t *out, const uint8_t *rgb, size_t height,
+                                size_t width, const clipc_resize_geometry *geometry)
+{
+    clipc_resize_axis rows, columns;
+    void *scratch;
+    CLIPC_TRY(clipc_resize_axis_alloc(workspace, &rows, width, geometry->width, geometry->left,
+                                      geometry->part_width));
+    CLIPC_TRY(clipc_resize_axis_alloc(workspace, &columns, height, geometry->height, geometry->top,
+                                      geometry->part_height));
+    clipc_resize_axis_fill(&rows);
+    clipc_resize_axis_fill(&columns);
+    const clipc_resize_plan plan = {&rows, &columns, geometry->rows_first};
+    CLIPC_TRY(clipc_workspace_alloc(workspace, &scratch, clipc_resize_scratch_bytes(&plan), 1));
+    clipc_resize_run(&plan, out, rgb, width * CHANNELS, scratch);
     return CLIPC_OK;
 }
 

@@ -19,6 +19,7 @@
 
 #include "core/status.h"
 #include "core/workspace.h"
+#include "kernels/resample.h"
 
 /* Sides of an image, pixels. Larger ones are refused. */
 #define CLIPC_MAX_SIDE ((size_t)INT32_MAX)
@@ -44,5 +45,36 @@ clipc_status clipc_crop_geometry(size_t height, size_t width, size_t size, clipc
  * Only what the part needs is computed. Scratch comes from the workspace's arena. */
 clipc_status clipc_resize_bicubic(clipc_workspace *workspace, uint8_t *out, const uint8_t *rgb, size_t height,
                                   size_t width, const clipc_resize_geometry *geometry);
+
+/* The same in two steps, for many resizes in one call: axes are made once and shared. */
+
+/* One axis of a resize: which input samples each wanted output sample is made of, and with which weights.
+ * Constant once it is filled; any number of threads may use it, for rows and for columns. */
+typedef struct {
+    size_t in_size, out_size;     /* samples of the whole axis, before and after */
+    size_t out_begin;             /* the first wanted output sample */
+    size_t begin, n_in;           /* the input samples that are read */
+    clipc_resample_filter filter; /* filter.n wanted output samples; no weights when in_size = out_size */
+    double *exact;                /* [filter.stride] scratch of clipc_resize_axis_fill */
+} clipc_resize_axis;
+
+/* Memory for the output samples out_begin to out_begin + n of an axis, from the workspace's arena. n >= 1. */
+clipc_status clipc_resize_axis_alloc(clipc_workspace *workspace, clipc_resize_axis *axis, size_t in_size,
+                                     size_t out_size, size_t out_begin, size_t n);
+void clipc_resize_axis_fill(clipc_resize_axis *axis);
+
+/* along_rows: the axis whose samples are the pixels of a row; along_columns: those of a column. */
+typedef struct {
+    const clipc_resize_axis *along_rows, *along_columns;
+    bool rows_first; /* as Pillow before 13; else as Pillow since 13 */
+} clipc_resize_plan;
+
+/* Bytes of scratch that running a plan takes; SIZE_MAX when they cannot be counted. */
+size_t clipc_resize_scratch_bytes(const clipc_resize_plan *plan);
+
+/* out = part of resize(rgb)    rgb: rows `stride` bytes apart, so it may be a region of a larger image
+ * out: [along_columns n, along_rows n, 3], scratch: [clipc_resize_scratch_bytes]. Cannot fail. */
+void clipc_resize_run(const clipc_resize_plan *plan, uint8_t *out, const uint8_t *rgb, size_t stride,
+                      uint8_t *scratch);
 
 #endif

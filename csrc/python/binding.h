@@ -49,6 +49,7 @@ clipc_status clipc_view_array(clipc_tensor_view *view, PyArrayObject **array, Py
 
 /* Method tables, added to the module one by one; each lies in the file that implements it. */
 extern PyMethodDef clipc_image_methods[];
+extern PyMethodDef clipc_detection_methods[];
 extern PyMethodDef clipc_op_methods[];
 extern PyMethodDef clipc_backward_op_methods[];
 

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "image/crops.h"
 #include "image/decode.h"
 #include "image/preprocess.h"
 #include "image/resize.h"
@@ -247,19 +248,18 @@ static PyObject *resize_crop(PyObject *module, PyObject *args, PyObject *kwargs)
     return result;
 }
 
-/* A new reference to the array that preprocess writes: `object`, or a new one when it is None. */
-static PyArrayObject *require_out(PyObject *object, Py_ssize_t size)
+/* A new reference to the float32 array that a function writes: `object`, or a new one when it is None. */
+static PyArrayObject *require_out(PyObject *object, int rank, const npy_intp *shape)
 {
-    const npy_intp shape[3] = {3, size, size};
     if (object == Py_None) {
-        return (PyArrayObject *)PyArray_SimpleNew(3, shape, NPY_FLOAT32);
+        return (PyArrayObject *)PyArray_SimpleNew(rank, shape, NPY_FLOAT32);
     }
     if (PyArray_Check(object) && !PyArray_ISCARRAY((PyArrayObject *)object)) {
         /* Else the result would go into a copy. */
         PyErr_SetString(PyExc_ValueError, "out: expected a writable, C-contiguous array");
         return NULL;
     }
-    return clipc_require_array(object, "out", NPY_FLOAT32, 3, shape);
+    return clipc_require_array(object, "out", NPY_FLOAT32, rank, shape);
 }
 
 static PyObject *preprocess(PyObject *module, PyObject *args, PyObject *kwargs)
@@ -283,7 +283,8 @@ static PyObject *preprocess(PyObject *module, PyObject *args, PyObject *kwargs)
     if (rgb == NULL) {
         return NULL;
     }
-    PyArrayObject *out = require_out(out_object, size);
+    const npy_intp shape[3] = {3, size, size};
+    PyArrayObject *out = require_out(out_object, 3, shape);
     if (out == NULL) {
         Py_DECREF(rgb);
         return NULL;
@@ -303,6 +304,66 @@ static PyObject *preprocess(PyObject *module, PyObject *args, PyObject *kwargs)
         result = clipc_raise(module, status, &workspace.message);
     }
     clipc_workspace_free(&workspace);
+    return result;
+}
+
+static PyObject *crops(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"rgb", "boxes", "size", "mean", "std", "out", NULL};
+    static const npy_intp boxes_shape[2] = {-1, 4};
+    PyObject *object, *boxes_object, *result = NULL, *out_object = Py_None;
+    PyArrayObject *boxes = NULL, *out = NULL;
+    Py_ssize_t size;
+    float mean[3], std[3];
+    size_t height, width;
+    clipc_workspace workspace;
+    clipc_signal_poll poll;
+    clipc_status status;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOn(fff)(fff)|O:crops", names, &object, &boxes_object,
+                                     &size, &mean[0], &mean[1], &mean[2], &std[0], &std[1], &std[2],
+                                     &out_object)) {
+        return NULL;
+    }
+    if (!check_side("size", size, CLIPC_MAX_CROP) || !check_channels("mean", mean, false) ||
+        !check_channels("std", std, true)) {
+        return NULL;
+    }
+    PyArrayObject *rgb = require_rgb(object, &height, &width);
+    if (rgb == NULL) {
+        return NULL;
+    }
+    boxes = clipc_require_array(boxes_object, "boxes", NPY_INT64, 2, boxes_shape);
+    if (boxes == NULL) {
+        goto cleanup;
+    }
+    const npy_intp n = PyArray_DIM(boxes, 0);
+    const npy_intp shape[4] = {n, 3, size, size};
+    out = require_out(out_object, 4, shape);
+    if (out == NULL) {
+        goto cleanup;
+    }
+    const uint8_t *const pixels = PyArray_DATA(rgb);
+    const int64_t *const regions = PyArray_DATA(boxes);
+    float *const values = PyArray_DATA(out);
+    clipc_workspace_init(&workspace);
+    clipc_poll_signals(&workspace, &poll);
+
+    Py_BEGIN_ALLOW_THREADS
+    status =
+        clipc_crops(&workspace, values, pixels, height, width, regions, (size_t)n, (size_t)size, mean, std);
+    Py_END_ALLOW_THREADS
+
+    if (status == CLIPC_OK) {
+        result = (PyObject *)out;
+        out = NULL;
+    } else {
+        clipc_raise(module, status, &workspace.message);
+    }
+    clipc_workspace_free(&workspace);
+cleanup:
+    Py_DECREF(rgb);
+    Py_XDECREF(boxes);
+    Py_XDECREF(out);
     return result;
 }
 
@@ -331,5 +392,11 @@ PyMethodDef clipc_image_methods[] = {
     {"preprocess", KEYWORDS(preprocess), METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR("preprocess(rgb, size, mean, std, out=None) -> float32 array (3, size, size)\n\n"
                "resize_crop, then (pixel / 255 - mean) / std for each channel, in float32.")},
+    {"crops", KEYWORDS(crops), METH_VARARGS | METH_KEYWORDS,
+     PyDoc_STR(
+         "crops(rgb, boxes, size, mean, std, out=None) -> float32 array (N, 3, size, size)\n\n"
+         "Each region (boxes: int64 (N, 4), x0, y0, x1, y1) resized to size x size and normalised. Where a\n"
+         "region reaches beyond the picture, its visible part fills its share of the square; the rest is "
+         "0.")},
     {NULL, NULL, 0, NULL},
 };

@@ -90,8 +90,8 @@ static int module_exec(PyObject *module)
     }
     clipc_gemm_init();
 
-    PyMethodDef *const tables[] = {module_methods, clipc_image_methods, clipc_op_methods,
-                                   clipc_backward_op_methods};
+    PyMethodDef *const tables[] = {module_methods, clipc_image_methods, clipc_detection_methods,
+                                   clipc_op_methods, clipc_backward_op_methods};
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
         if (PyModule_AddFunctions(module, tables[i]) < 0) {
             return -1;
