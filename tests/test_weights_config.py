@@ -87,7 +87,7 @@ def test_sizes_of_a_vit(tmp_path):
         "embed_dim": 24, "image_size": 12, "vision": "vit", "vision_layers": 3, "vision_width": 128,
         "vision_patch_size": 4, "vision_heads": 2, "vision_mlp_width": 320, "context_length": 11,
         "vocab_size": 50, "text_width": 64, "text_heads": 1, "text_layers": 2, "text_mlp_width": 256,
-        "activation": "quick_gelu",
+        "activation": "quick_gelu", "detector": "",
     }  # fmt: skip
     assert config.name == tmp_path.name
     assert (config.image_mean, config.image_std) == (CLIP_MEAN, CLIP_STD)

@@ -261,7 +261,7 @@ STRANGERS = {
     "timm tower": ({**without(VIT, "visual."), "visual.trunk.blocks.0.attn.qkv.weight": None}, "timm"),
     "SigLIP": ({**to_huggingface(VIT), "vision_model.head.probe": None}, "SigLIP"),
     "CoCa": ({**to_openclip(VIT), "text_decoder.ln_final.weight": None}, "CoCa"),
-    "OWL-ViT": ({"owlvit." + k: v for k, v in to_huggingface(VIT).items()}, "OWL-ViT"),
+    "OWL-ViT and OWLv2": ({"owlvit.logit_scale": None, "owlv2.logit_scale": None}, "OWL-ViT and of OWLv2"),
     "BERT text": ({**VIT, "text.transformer.embeddings.word_embeddings.weight": None}, "language model"),
     "Chinese-CLIP": ({"text_model.encoder.layer.0.output.dense.bias": None}, "language model"),
     "LoRA": ({"base_model.model.x.lora_A.weight": None}, "LoRA"),

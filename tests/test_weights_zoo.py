@@ -43,7 +43,7 @@ def test_embedded_model():
             "embed_dim": 256, "image_size": 64, "vision": "modified_resnet", "vision_layers": (2, 2, 2, 2),
             "vision_width": 32, "vision_patch_size": 0, "vision_heads": 16, "vision_mlp_width": 0,
             "context_length": 77, "vocab_size": 49408, "text_width": 128, "text_heads": 2, "text_layers": 4,
-            "text_mlp_width": 512, "activation": "quick_gelu",
+            "text_mlp_width": 512, "activation": "quick_gelu", "detector": "",
         }  # fmt: skip
         assert config.name == "tiny" and config.sources["activation"] == "file metadata"
         arrays = {name: state.read(name) for name in state.names}

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipc.errors import WeightsError, warn
+from clipc.weights.layouts import DETECTORS
 from clipc.weights.safetensors_file import load_json
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -46,6 +47,11 @@ HF_TEXT_DEFAULTS = {
     "max_position_embeddings": 77, "vocab_size": 49408, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
 }  # fmt: skip
 HF_PROJECTION_DEFAULT = 512
+# What OwlViTConfig and Owlv2Config have in the place of these.
+DETECTOR_VISION_DEFAULTS = {
+    "owlvit": {"image_size": 768, "patch_size": 32}, "owlv2": {"image_size": 768, "patch_size": 16},
+}  # fmt: skip
+DETECTOR_TEXT_DEFAULTS = {"max_position_embeddings": 16}
 
 # Defaults of OpenCLIP's CLIPVisionCfg and CLIPTextCfg.
 OC_VISION_DEFAULTS = {
@@ -96,6 +102,8 @@ class ModelConfig:
         "quick_gelu" or "gelu", in the MLP of both towers.
     image_mean, image_std : tuple of float
         Per channel, for pixels scaled to 0..1.
+    detector : str or None
+        "owlvit" or "owlv2" for a model with such a detection head.
     sources : dict of str to str
         Where "vision_heads", "text_heads", "activation" and "preprocessing" come from, in words.
     """
@@ -118,6 +126,7 @@ class ModelConfig:
     activation: str
     image_mean: tuple[float, float, float] = CLIP_MEAN
     image_std: tuple[float, float, float] = CLIP_STD
+    detector: str | None = None
     sources: dict[str, str] = field(default_factory=dict, compare=False)
 
     def to_core(self):
@@ -138,6 +147,7 @@ class ModelConfig:
             "text_layers": self.text_layers,
             "text_mlp_width": self.text_mlp_width,
             "activation": self.activation,
+            "detector": self.detector or "",
         }
 
     def summary(self):
@@ -157,6 +167,7 @@ class ModelConfig:
             f"text {self.text_layers} blocks of width {self.text_width}; embedding {self.embed_dim}; "
             f"heads {self.vision_heads}{known_from('vision_heads')} and "
             f"{self.text_heads}{known_from('text_heads')}; {self.activation}{known_from('activation')}"
+            f"{f'; {DETECTORS[self.detector]} detection head' if self.detector else ''}"
         )
 
 
@@ -189,7 +200,7 @@ def build_config(state, *, folder, name, entry=None, activation=None, heads=None
         raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     asked = _heads_argument(heads)
     sizes = sizes_from_shapes(state)
-    described = _describe(state.layout, Path(folder), sizes)
+    described = _describe(state, Path(folder), sizes)
     stored = _from_metadata(state)
     zoo = {}
     if entry is not None:
@@ -242,6 +253,7 @@ def build_config(state, *, folder, name, entry=None, activation=None, heads=None
         **chosen,
         image_mean=described.get("image_mean", CLIP_MEAN),
         image_std=described.get("image_std", CLIP_STD),
+        detector=state.detector,
         sources=sources,
     )
 
@@ -381,13 +393,16 @@ def _activation(where, value):
     return value
 
 
-def _describe(layout, folder, sizes):
+def _describe(state, folder, sizes):
     """What the configuration files beside the weights say.
 
     Where files of both kinds lie there, as in LAION's repositories, the one that belongs to the layout
     of the weights is taken.
     """
-    hugging_face = layout == "huggingface"
+    if state.detector:
+        found = _read_huggingface(folder, sizes, True, state.detector)
+        return {**found, **_read_detector_preprocessor(folder, sizes["image_size"], state.detector)}
+    hugging_face = state.layout == "huggingface"
     found = {}
     for read in (_read_huggingface, _read_open_clip)[:: 1 if hugging_face else -1]:
         found = read(folder, sizes, hugging_face)
@@ -400,19 +415,28 @@ def _describe(layout, folder, sizes):
     return found
 
 
-def _read_huggingface(folder, sizes, required):
-    """Read config.json of transformers' CLIPModel. `required`: another kind of model is an error."""
+def _read_huggingface(folder, sizes, required, detector=None):
+    """Read config.json of transformers' CLIPModel or of a detector.
+
+    `required`: another kind of model is an error.
+    """
     path = folder / "config.json"
     if not path.is_file():
         return {}
     raw = load_json(path)
     kind = raw.get("model_type")
-    if kind != "clip" and (kind is not None or not ("vision_config" in raw or "text_config" in raw)):
+    wanted = detector or "clip"
+    if kind != wanted and (kind is not None or not ("vision_config" in raw or "text_config" in raw)):
         if required and kind is not None:
-            raise WeightsError(f"{path}: expected model_type clip, got {str(kind)[:40]!r}")
+            raise WeightsError(f"{path}: expected model_type {wanted}, got {str(kind)[:40]!r}")
         return {}  # timm and others write a config.json of their own
-    vision = _huggingface_section(path, raw, "vision_config", HF_VISION_DEFAULTS)
-    text = _huggingface_section(path, raw, "text_config", HF_TEXT_DEFAULTS)
+    if detector:
+        given = {**HF_VISION_DEFAULTS, **DETECTOR_VISION_DEFAULTS[detector]}
+        vision = {**given, **_section(path, raw, "vision_config")}
+        text = {**HF_TEXT_DEFAULTS, **DETECTOR_TEXT_DEFAULTS, **_section(path, raw, "text_config")}
+    else:
+        vision = _huggingface_section(path, raw, "vision_config", HF_VISION_DEFAULTS)
+        text = _huggingface_section(path, raw, "text_config", HF_TEXT_DEFAULTS)
     if sizes["vision"] != "vit":
         raise WeightsError(f"{path} describes a ViT, the weights hold a ModifiedResNet")
     _compare(path, sizes, {
@@ -498,11 +522,7 @@ def _read_preprocessor(folder, image_size):
     if not path.is_file():
         return {}
     raw = {key: value for key, value in load_json(path).items() if value is not None}
-    for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
-        if raw.get(key, True) is not True:
-            raise WeightsError(
-                f"{path}: {key} = {str(raw[key])[:40]} is not clipc's preprocessing, expected true"
-            )
+    _require_true(path, raw, "do_resize", "do_center_crop", "do_rescale", "do_normalize")
     size, crop = raw.get("size", image_size), raw.get("crop_size", image_size)
     if isinstance(size, dict):
         if set(size) != {"shortest_edge"}:
@@ -515,12 +535,54 @@ def _read_preprocessor(folder, image_size):
             raise WeightsError(
                 f"{path}: {key} is {str(value)[:40]}, the tensor shapes say image_size {image_size}"
             )
+    _require_bicubic(path, raw)
+    _require_rescale(path, raw)
+    return _mean_std(path, raw, "image_mean", "image_std")
+
+
+def _read_detector_preprocessor(folder, image_size, detector):
+    """Read preprocessor_config.json of OwlViTImageProcessor or Owlv2ImageProcessor."""
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        return {}
+    raw = {key: value for key, value in load_json(path).items() if value is not None}
+    _require_true(path, raw, "do_resize", "do_rescale", "rescale", "do_normalize")
+    keys = ["size"]
+    if detector == "owlv2":
+        _require_true(path, raw, "do_pad")
+    else:
+        _require_bicubic(path, raw)
+        if raw.get("do_center_crop", False) is not False:
+            keys.append("crop_size")  # a crop of the whole square changes nothing
+    for key in keys:
+        size = raw.get(key, image_size)
+        if isinstance(size, dict):
+            size = [size.get("height"), size.get("width")]
+        if _square(size) != image_size:
+            raise WeightsError(
+                f"{path}: {key} is {str(raw[key])[:60]}, the tensor shapes say image_size {image_size}"
+            )
+    _require_rescale(path, raw)
+    return _mean_std(path, raw, "image_mean", "image_std")
+
+
+def _require_true(path, raw, *keys):
+    for key in keys:
+        if raw.get(key, True) is not True:
+            raise WeightsError(
+                f"{path}: {key} = {str(raw[key])[:40]} is not clipc's preprocessing, expected true"
+            )
+
+
+def _require_bicubic(path, raw):
     if raw.get("resample", 3) != 3:
         raise WeightsError(f"{path}: resample: expected 3 (bicubic), got {str(raw['resample'])[:40]}")
+
+
+def _require_rescale(path, raw):
     scale = raw.get("rescale_factor", 1 / 255)
     if not isinstance(scale, (int, float)) or abs(scale * 255 - 1) > 1e-6:
         raise WeightsError(f"{path}: rescale_factor: expected 1/255, got {str(scale)[:40]}")
-    return _mean_std(path, raw, "image_mean", "image_std")
 
 
 def _read_open_clip_preprocess(folder, image_size):

@@ -7,7 +7,9 @@ openai        ``visual.*``, ``transformer.*``, ``token_embedding.weight``, ...: 
               CLIP of OpenCLIP
 openclip      the same with ``text.`` before the names of the text tower: OpenCLIP's CustomTextCLIP
 huggingface   ``vision_model.*``, ``text_model.*``: the class CLIPModel of transformers. Query, key and
-              value are three tensors there, and both projections are transposed
+              value are three tensors there, and both projections are transposed. Also
+              ``owlvit.*`` and ``owlv2.*``, the detectors OwlViTForObjectDetection and
+              Owlv2ForObjectDetection, whose heads become ``detection.*``
 ============  =========================================================================================
 
 A prefix that all names share, such as ``module.`` of a model trained on several devices, is removed.
@@ -17,6 +19,7 @@ To add a layout: a function that returns an `Entry` per OpenAI name, and a line 
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +63,11 @@ HF_NAMES = {
     "text_projection.weight": "text_projection",
     "logit_scale": "logit_scale",
 }
+# The detectors spell the layer norm before the blocks as one expects.
+DETECTOR_NAMES = {name.replace("pre_layrnorm", "pre_layernorm"): ours for name, ours in HF_NAMES.items()}
+DETECTORS = {"owlvit": "OWL-ViT", "owlv2": "OWLv2"}
+DETECTION = "detection."  # before the names of a detector's heads, which are kept
+DETECTION_HEADS = ("class_head.", "box_head.", "objectness_head.", "layer_norm.")
 HF_TRANSPOSED = ("visual_projection.weight", "text_projection.weight")
 HF_LAYER = re.compile(r"(vision_model|text_model)\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 
@@ -90,6 +98,8 @@ class WeightState:
     path : pathlib.Path
     layout : str
         "openai", "openclip" or "huggingface".
+    detector : str or None
+        "owlvit" or "owlv2" when the names are those of such a detector.
     shapes : dict of str to tuple of int
         OpenAI name to shape, from the header alone.
     dtypes : dict of str to str
@@ -106,7 +116,7 @@ class WeightState:
         self._source = source
         self.path = source.path
         self.metadata = source.metadata
-        self.layout, self._entries = _translate(source)
+        self.layout, self.detector, self._entries = _translate(source)
         self.shapes = {name: entry.shape for name, entry in self._entries.items() if not entry.missing}
         self.dtypes = {name: self._entries[name].dtype for name in self.shapes}
         self._used = set()
@@ -193,14 +203,17 @@ class WeightState:
         if name in self._entries:
             theirs = " + ".join(self._entries[name].parts)
         elif self.layout == "huggingface":
-            theirs = _to_huggingface(name)
+            theirs = _to_huggingface(name, self.detector)
         else:
             theirs = "text." + name if self.layout == "openclip" and name.startswith(TEXT_NAMES) else name
         return name if theirs == name else f"{name} ({theirs} in this file)"
 
 
 def _translate(source):
-    """Find the layout. Returns (layout, {OpenAI name: Entry}); names that fit nowhere keep their own."""
+    """Find the layout. Returns (layout, detector or None, {OpenAI name: Entry}).
+
+    Names that fit nowhere keep their own, behind a question mark.
+    """
     names, prefix = _strip_wrappers(list(source.tensors))
 
     def has(*starts):
@@ -210,7 +223,11 @@ def _translate(source):
     if strange:
         raise WeightsError(f"{source.path} is not a CLIP model that clipc knows: {strange}")
     has_image, has_text, make = False, False, None
-    if has("vision_model.", "text_model."):
+    detector = next((kind for kind in DETECTORS if has(f"{kind}.")), None)
+    if detector:
+        layout, make = "huggingface", partial(_from_detector, detector)
+        has_image, has_text = has(f"{detector}.vision_model."), has(f"{detector}.text_model.")
+    elif has("vision_model.", "text_model."):
         layout, make = "huggingface", _from_huggingface
         has_image, has_text = has("vision_model."), has("text_model.")
     elif "text.token_embedding.weight" in names:
@@ -236,7 +253,7 @@ def _translate(source):
     scale = entries.get("logit_scale")
     if scale is not None and scale.shape == (1,):
         entries["logit_scale"] = scale._replace(shape=())  # a scalar either way
-    return layout, entries
+    return layout, detector, entries
 
 
 def _strip_wrappers(names):
@@ -252,8 +269,8 @@ def _strip_wrappers(names):
 
 def _known_stranger(has):
     """Say what a model is that resembles CLIP, or return None."""
-    if has("owlvit.", "owlv2."):
-        return "this is an OWL-ViT detector"
+    if has("owlvit.") and has("owlv2."):
+        return "it has tensors of OWL-ViT and of OWLv2"
     if has("visual.trunk."):
         return "its image tower comes from timm (visual.trunk.*)"
     if has("text_decoder.", "visual.attn_pool."):
@@ -289,7 +306,7 @@ def _from_openclip(names, prefix, source):
     return entries
 
 
-def _from_huggingface(names, prefix, source):
+def _from_huggingface(names, prefix, source, table=HF_NAMES):
     entries = {}
     attention = {}
     for name in names:
@@ -302,7 +319,7 @@ def _from_huggingface(names, prefix, source):
             target = f"{tower}.resblocks.{layer[2]}.attn.in_proj_{layer[4]}"
             attention.setdefault(target, {})[layer[3][-6]] = name
             continue
-        target = HF_NAMES.get(name)
+        target = table.get(name)
         if layer and layer[3] in HF_BLOCK:
             tower = "visual.transformer" if layer[1] == "vision_model" else "transformer"
             target = f"{tower}.resblocks.{layer[2]}.{HF_BLOCK[layer[3]]}.{layer[4]}"
@@ -327,8 +344,26 @@ def _from_huggingface(names, prefix, source):
     return entries
 
 
-def _to_huggingface(name):
+def _from_detector(detector, names, prefix, source):
+    tower = f"{detector}."
+    inner = [name.removeprefix(tower) for name in names if name.startswith(tower)]
+    entries = _from_huggingface(inner, prefix + tower, source, DETECTOR_NAMES)
+    for name in names:
+        # box_bias: what the size of the grid tells as well.
+        if name.startswith(tower) or name == "box_bias" or IGNORED.fullmatch(name):
+            continue
+        target = (DETECTION if name.startswith(DETECTION_HEADS) else "?") + name
+        info = source.tensors[prefix + name]
+        entries[target] = Entry((prefix + name,), info.shape, info.dtype)
+    return entries
+
+
+def _to_huggingface(name, detector=None):
     """Hugging Face's name for an OpenAI name, for messages."""
+    if name.startswith(DETECTION):
+        return name.removeprefix(DETECTION)
+    if detector:
+        return f"{detector}.{_to_huggingface(name).replace('pre_layrnorm', 'pre_layernorm')}"
     for theirs, ours in HF_NAMES.items():
         if ours == name:
             return theirs

@@ -21,7 +21,10 @@ static clipc_status load_towers(clipc_model *model, clipc_loader *loader)
     CLIPC_TRY(clipc_load_floats(loader, &logit_scale, "", "logit_scale", 0, NULL));
     model->logit_scale = *logit_scale;
     clipc_aligned_free(logit_scale);
-    return CLIPC_OK;
+    if (model->config.detector == CLIPC_DETECTOR_NONE) {
+        return CLIPC_OK;
+    }
+    return clipc_detection_head_load(&model->detection, &model->config, loader);
 }
 
 clipc_status clipc_model_load(clipc_model **model, const clipc_config *config, clipc_loader *loader)
@@ -49,6 +52,7 @@ void clipc_model_free(clipc_model *model)
     clipc_vision_transformer_free(&model->vit);
     clipc_modified_resnet_free(&model->resnet);
     clipc_text_transformer_free(&model->text);
+    clipc_detection_head_free(&model->detection);
     free(model);
 }
 
@@ -80,6 +84,23 @@ clipc_status clipc_model_encode_images(const clipc_model *model, clipc_workspace
             CLIPC_TRY(clipc_modified_resnet_forward(workspace, out, in, &model->resnet, b, h, w, NULL));
         }
     }
+    return CLIPC_OK;
+}
+
+clipc_status clipc_model_detection_outputs(const clipc_model *model, clipc_workspace *workspace,
+                                           const clipc_detection_outputs *outputs, const float *image,
+                                           size_t h, size_t w)
+{
+    if (model->config.detector == CLIPC_DETECTOR_NONE) {
+        return clipc_fail(&workspace->message, CLIPC_ERROR_VALUE, "the model has no detection head");
+    }
+    const size_t gh = h / model->vit.p, gw = w / model->vit.p;
+    const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);
+    float *tokens;
+    CLIPC_TRY(clipc_workspace_floats(workspace, &tokens, (1 + gh * gw) * model->vit.transformer.c));
+    CLIPC_TRY(clipc_vision_transformer_tokens_forward(workspace, tokens, image, &model->vit, 1, h, w));
+    CLIPC_TRY(clipc_detection_head_forward(workspace, outputs, tokens, &model->detection, gh, gw));
+    clipc_arena_release(&workspace->arena, mark);
     return CLIPC_OK;
 }
 

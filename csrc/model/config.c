@@ -65,6 +65,10 @@ clipc_status clipc_config_check(const clipc_config *config, clipc_message *messa
         return check_divides("vision_width", config->vision_width, "vision_heads", config->vision_heads,
                              message);
     }
+    if (config->detector != CLIPC_DETECTOR_NONE) {
+        return clipc_fail(message, CLIPC_ERROR_WEIGHTS,
+                          "a detection head needs a vision transformer, got a ModifiedResNet");
+    }
     for (size_t i = 1; i < 4; i++) {
         if ((status = check_size("vision_layers", config->vision_layers[i], message)) != CLIPC_OK) {
             return status;

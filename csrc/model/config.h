@@ -15,6 +15,9 @@
 
 typedef enum { CLIPC_VISION_TRANSFORMER = 0, CLIPC_MODIFIED_RESNET } clipc_vision_kind;
 
+/* Heads on the tokens of the image tower. OWLv2 is OWL-ViT with an objectness head. */
+typedef enum { CLIPC_DETECTOR_NONE = 0, CLIPC_DETECTOR_OWLVIT, CLIPC_DETECTOR_OWLV2 } clipc_detector_kind;
+
 typedef struct {
     size_t embed_dim;  /* D */
     size_t image_size; /* R */
@@ -30,7 +33,8 @@ typedef struct {
     size_t text_heads;
     size_t text_layers;
     size_t text_mlp_width;
-    clipc_activation activation; /* of the transformers' MLPs */
+    clipc_activation activation;  /* of the transformers' MLPs */
+    clipc_detector_kind detector; /* of vision transformers only */
 } clipc_config;
 
 /* Every size is at least 1, small enough that no product of sizes overflows, and divisible where it must be.

@@ -1,5 +1,6 @@
 #include "model/transformer.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -126,6 +127,7 @@ clipc_status clipc_transformer_forward(clipc_workspace *workspace, float *pooled
     const size_t m = offsets[b], c = transformer->c;
     const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);
     float *attended, *chosen;
+    assert(pooled_rows != NULL || tape == NULL);
     CLIPC_TRY(clipc_workspace_floats(workspace, &attended, m * c));
     CLIPC_TRY(clipc_workspace_floats(workspace, &chosen, b * c));
     if (tape != NULL) {
@@ -138,7 +140,7 @@ clipc_status clipc_transformer_forward(clipc_workspace *workspace, float *pooled
         clipc_block_tape *kept_mlp = kept != NULL && tape->gradients ? kept : NULL;
         CLIPC_TRY(clipc_workspace_poll(workspace));
         CLIPC_TRY(attention_forward(workspace, attended, x, block, transformer, offsets, b, kept));
-        if (i + 1 < transformer->layers) {
+        if (i + 1 < transformer->layers || pooled_rows == NULL) {
             clipc_linear_forward(x, attended, x, &block->out_proj, CLIPC_ACTIVATION_NONE, m);
             CLIPC_TRY(mlp_forward(workspace, x, block, transformer, m, kept_mlp));
             continue;

@@ -57,7 +57,8 @@ typedef struct {
 /* Runs all blocks over the B sequences in x and gives the last block's output at one row of each.
  * x: [M, C], overwritten; offsets: [B + 1], sequence b has the rows offsets[b] to offsets[b + 1];
  * pooled_rows: [B], rows of x; pooled: [B, C]; tape: NULL, or filled in.
- * Behind the last attention the other rows are not needed, so only the pooled ones go through its MLP. */
+ * Behind the last attention the other rows are not needed, so only the pooled ones go through its MLP.
+ * Where pooled_rows is NULL, all rows go through it and stay in x; then pooled and tape are NULL too. */
 clipc_status clipc_transformer_forward(clipc_workspace *workspace, float *pooled, float *x,
                                        const clipc_transformer *transformer, const size_t *offsets,
                                        const size_t *pooled_rows, size_t b, clipc_transformer_tape *tape);

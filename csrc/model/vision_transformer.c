@@ -99,6 +99,18 @@ static clipc_status embed_patches(clipc_workspace *workspace, float *x, const fl
     return CLIPC_OK;
 }
 
+/* *offsets: [B + 1], of B sequences of T rows each, in the workspace */
+static clipc_status equal_offsets(clipc_workspace *workspace, size_t **offsets, size_t b, size_t t)
+{
+    void *memory;
+    CLIPC_TRY(clipc_workspace_alloc(workspace, &memory, b + 1, sizeof(size_t)));
+    *offsets = memory;
+    for (size_t i = 0; i <= b; i++) {
+        (*offsets)[i] = i * t;
+    }
+    return CLIPC_OK;
+}
+
 clipc_status clipc_vision_transformer_forward(clipc_workspace *workspace, float *features,
                                               const float *images, const clipc_vision_transformer *vit,
                                               size_t b, size_t h, size_t w,
@@ -107,17 +119,13 @@ clipc_status clipc_vision_transformer_forward(clipc_workspace *workspace, float 
     const size_t c = vit->transformer.c, t = 1 + h / vit->p * (w / vit->p);
     const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);
     float *x, *pooled, *normed, *mean, *rstd;
-    void *memory;
+    size_t *offsets;
     CLIPC_TRY(clipc_workspace_floats(workspace, &x, b * t * c));
     CLIPC_TRY(clipc_workspace_floats(workspace, &pooled, b * c));
     CLIPC_TRY(clipc_workspace_floats(workspace, &normed, b * c));
     CLIPC_TRY(clipc_workspace_floats(workspace, &mean, b));
     CLIPC_TRY(clipc_workspace_floats(workspace, &rstd, b));
-    CLIPC_TRY(clipc_workspace_alloc(workspace, &memory, b + 1, sizeof(size_t)));
-    size_t *offsets = memory;
-    for (size_t i = 0; i <= b; i++) {
-        offsets[i] = i * t;
-    }
+    CLIPC_TRY(equal_offsets(workspace, &offsets, b, t));
     CLIPC_TRY(embed_patches(workspace, x, images, vit, b, h, w));
     clipc_layernorm_forward(x, NULL, NULL, x, &vit->ln_pre, b * t);
     /* The class token is the first row of each image. */
@@ -133,6 +141,22 @@ clipc_status clipc_vision_transformer_forward(clipc_workspace *workspace, float 
     tape->mean = mean;
     tape->rstd = rstd;
     tape->tokens = t;
+    return CLIPC_OK;
+}
+
+clipc_status clipc_vision_transformer_tokens_forward(clipc_workspace *workspace, float *tokens,
+                                                     const float *images, const clipc_vision_transformer *vit,
+                                                     size_t b, size_t h, size_t w)
+{
+    const size_t t = 1 + h / vit->p * (w / vit->p);
+    const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);
+    size_t *offsets;
+    CLIPC_TRY(equal_offsets(workspace, &offsets, b, t));
+    CLIPC_TRY(embed_patches(workspace, tokens, images, vit, b, h, w));
+    clipc_layernorm_forward(tokens, NULL, NULL, tokens, &vit->ln_pre, b * t);
+    CLIPC_TRY(clipc_transformer_forward(workspace, NULL, tokens, &vit->transformer, offsets, NULL, b, NULL));
+    clipc_layernorm_forward(tokens, NULL, NULL, tokens, &vit->ln_post, b * t);
+    clipc_arena_release(&workspace->arena, mark);
     return CLIPC_OK;
 }
 

@@ -37,6 +37,12 @@ clipc_status clipc_vision_transformer_forward(clipc_workspace *workspace, float 
                                               size_t b, size_t h, size_t w,
                                               clipc_vision_transformer_tape *tape);
 
+/* All tokens of the last block, the class token first: tokens = ln_post(transformer(…)) as above, without the
+ * projection   images: [B, 3, H, W]; tokens: [B, 1 + GH * GW, C] */
+clipc_status clipc_vision_transformer_tokens_forward(clipc_workspace *workspace, float *tokens,
+                                                     const float *images, const clipc_vision_transformer *vit,
+                                                     size_t b, size_t h, size_t w);
+
 /* From dfeatures: [B, D] back to the target, whose arrays have M = B * T rows. */
 clipc_status clipc_vision_transformer_backward(clipc_workspace *workspace,
                                                const clipc_transformer_target *target, const float *dfeatures,

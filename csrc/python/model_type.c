@@ -1,4 +1,5 @@
-/* The type clipc._core.Model: a loaded model, and the two encodes. Explanations: model_explanations.c */
+/* The type clipc._core.Model: a loaded model, and the two encodes. Explanations: model_explanations.c,
+ * detection: model_detection.c */
 #include "python/model_type.h"
 
 #include <math.h>
@@ -73,6 +74,7 @@ static int config_from_dict(PyObject *config, clipc_config *out)
 {
     static const char *const visions[] = {"vit", "modified_resnet", NULL};
     static const char *const activations[] = {"quick_gelu", "gelu", NULL};
+    static const char *const detectors[] = {"", "owlvit", "owlv2", NULL}; /* as clipc_detector_kind */
     const struct {
         const char *key;
         size_t *out;
@@ -93,11 +95,13 @@ static int config_from_dict(PyObject *config, clipc_config *out)
     }
     const int vision = config_choice(config, "vision", visions);
     const int activation = vision < 0 ? -1 : config_choice(config, "activation", activations);
-    if (activation < 0) {
+    const int detector = activation < 0 ? -1 : config_choice(config, "detector", detectors);
+    if (detector < 0) {
         return -1;
     }
     out->vision = vision == 0 ? CLIPC_VISION_TRANSFORMER : CLIPC_MODIFIED_RESNET;
     out->activation = activation == 0 ? CLIPC_ACTIVATION_QUICK_GELU : CLIPC_ACTIVATION_GELU;
+    out->detector = (clipc_detector_kind)detector;
     return config_layers(config, out);
 }
 
@@ -394,12 +398,20 @@ static PyMethodDef model_methods[] = {
      PyDoc_STR(
          "text_relevance(tokens, first_block, score) -> (value, relevance)\n\n"
          "tokens: int32 (L,); score: its texts hold the features of one picture; relevance: float32 (L,).")},
+    {"detection_outputs", (PyCFunction)clipc_model_type_detection_outputs, METH_O,
+     PyDoc_STR(
+         "detection_outputs(image) -> (features, logit_shift, logit_scale, boxes, objectness)\n\n"
+         "image: float32 (3, H, W); for each patch, row by row: features (T, D), not normalised,\n"
+         "logit_shift (T,), logit_scale (T,), boxes (T, 4), centre x, y, width, height as parts of the\n"
+         "square, objectness (T,), logits, or None.")},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef model_getset[] = {
     {"logit_scale", (getter)model_get_logit_scale, NULL,
      PyDoc_STR("exp(logit_scale): logits are this times the cosine."), NULL},
+    {"has_detection_head", (getter)clipc_model_type_has_detection_head, NULL,
+     PyDoc_STR("Whether detection_outputs works: OWL-ViT or OWLv2."), NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -1,4 +1,4 @@
-/* The type clipc._core.Model, whose methods lie in two files. */
+/* The type clipc._core.Model, whose methods lie in three files. */
 #ifndef CLIPC_PYTHON_MODEL_TYPE_H
 #define CLIPC_PYTHON_MODEL_TYPE_H
 
@@ -26,5 +26,9 @@ PyObject *clipc_model_type_relevance(model_object *self, PyObject *arguments);
 PyObject *clipc_model_type_rollout(model_object *self, PyObject *argument);
 PyObject *clipc_model_type_dense_features(model_object *self, PyObject *arguments);
 PyObject *clipc_model_type_text_relevance(model_object *self, PyObject *arguments);
+
+/* Detection; in model_detection.c. */
+PyObject *clipc_model_type_detection_outputs(model_object *self, PyObject *argument);
+PyObject *clipc_model_type_has_detection_head(model_object *self, void *unused);
 
 #endif
