@@ -1810,6 +1810,7 @@ def _in_words(facts):
         "embedding": f"{facts['embed_dim']} numbers for an image or a text",
         "image": f"{facts['image_size']} x {facts['image_size']} pixels",
         "image tower": tower,
+        "detection head": {"owlvit": "OWL-ViT", "owlv2": "OWLv2"}.get(facts["detector"], "none"),
         "image heads": f"{facts['vision_heads']}{origin.get('vision_heads', '')}",
         "text": f"up to {facts['context_length']} tokens, vocabulary of {facts['vocab_size']:,}",
         "text tower": (

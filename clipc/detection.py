@@ -63,7 +63,7 @@ MAP_CELLS = 32
 # few.
 PIXELS_PER_SIDE = 2
 
-MASK_BATCH = 64
+CROP_BATCH = 64
 
 # Grid cells of a dense pass: attention between all of them costs their square.
 MAX_DENSE_CELLS = 4096
@@ -106,24 +106,98 @@ def detect(model, image, labels, *, templates, background, exif, progress, clip,
     """See `clipc.Model.detect`."""
     options = _check_options(model, **options)
     if options.method == "owl":
-        raise NotImplementedError
+        return _detect_owl(model, image, labels, templates, options, clip, exif, progress)
     known = _check_labels(model, labels, background, templates)
     find = {"windows": _windows, "dense": _dense, "proposals": _proposals}[options.method]
-    single = not images.is_batch(image)
-    batch = [image] if single else list(image)
+    if options.boxes is not None and images.is_batch(image):
+        raise ValueError("boxes: they belong to one image, and a list of images was given")
+
+    def finish(one, index, bar):
+        return find(model, images.to_rgb(one, exif=exif, index=index), known, options, bar)
+
+    return _each_image(image, finish, progress)
+
+
+def _each_image(image, finish, progress):
+    """``finish(image, index, progress)`` of one picture, or the list of them for several."""
     if images.is_preprocessed(image):
         raise TypeError("image: detection needs the original picture, not a preprocessed array")
-    if not batch:
+    if not images.is_batch(image):
+        return finish(image, None, progress)
+    if not image:
         raise ValueError("image: the list is empty; expected at least one image")
-    if options.boxes is not None and not single:
-        raise ValueError("boxes: they belong to one image, and a list of images was given")
     results = []
-    with progress_bar(len(batch), "image", progress and not single) as bar:
-        for index, one in enumerate(batch):
-            rgb = images.to_rgb(one, exif=exif, index=None if single else index)
-            results.append(find(model, rgb, known, options, progress and single))
+    with progress_bar(len(image), "image", progress) as bar:
+        for index, one in enumerate(image):
+            results.append(finish(one, index, False))
             bar.update(1)
-    return results[0] if single else results
+    return results
+
+
+# ---- with a detection head -------------------------------------------------------------------------------
+
+
+def _detect_owl(model, image, labels, templates, options, clip, exif, progress):
+    from clipc import owl
+
+    labels = check_label_names(labels)
+    queries = model.classifier(labels, templates)
+
+    def finish(one, index, _):
+        outputs = owl.outputs(model, one, image_size=options.image_size, exif=exif, index=index)
+        found = owl.select(outputs, owl.logits(outputs, queries), threshold=options.threshold, clip=clip)
+        return _owl_detections(found, labels, options, outputs.view)
+
+    return _each_image(image, finish, progress)
+
+
+def detect_by_image(model, image, query, *, label, max_detections, progress, exif, **options):
+    """See `clipc.Model.detect_by_image`."""
+    from clipc import owl
+
+    owl.require_detection_head(model)
+    if not isinstance(label, str):
+        raise TypeError(f"label: expected a str, got {type(label).__name__}")
+    asked = owl.outputs(model, query, image_size=options["image_size"], exif=exif)
+    feature = owl.query_feature(asked, options["query_box"])[None]
+    threshold, nms = (_number(name, options[name], 0, 1) for name in ("threshold", "nms"))
+    chosen = _Chosen("owl", threshold, None, _count("max_detections", max_detections), False)
+
+    def finish(one, index, _):
+        outputs = owl.outputs(model, one, image_size=options["image_size"], exif=exif, index=index)
+        found = owl.select_by_image(
+            outputs, owl.logits(outputs, feature), threshold=threshold, nms=nms, clip=options["clip"]
+        )
+        return _owl_detections(found, (label,), chosen, outputs.view)
+
+    return _each_image(image, finish, progress)
+
+
+class _Chosen(NamedTuple):
+    """What `_owl_detections` needs of `Options`."""
+
+    method: str
+    threshold: float
+    nms: float | str | None
+    max_detections: int
+    maps: bool
+
+
+def _owl_detections(found, labels, options, view):
+    boxes, scores, classes = found
+    boxes, classes = boxes.astype(np.float32), classes.astype(np.int64)
+    items = [
+        Detection(labels[classes[i]], score, tuple(boxes[i].tolist()))
+        for i, score in select(boxes, scores, classes, options)
+    ]
+    maps = None
+    if options.maps:
+        rows = np.zeros((len(boxes), len(labels)), np.float32)
+        rows[np.arange(len(boxes)), classes] = scores
+        whole = np.clip(np.rint(boxes), 0, [view.width, view.height] * 2)
+        maps = _largest_of_boxes(rows, whole, view.height, view.width, labels)
+    size = (view.width, view.height)
+    return Detections(items, image_size=size, labels=labels, method=options.method, maps=maps)
 
 
 # ---- checks ----------------------------------------------------------------------------------------------
@@ -141,8 +215,6 @@ def _check_options(
         nms = None if method == "owl" else NMS_IOU
     if nms is not None and nms != "soft":
         nms = _number("nms", nms, 0, 1)
-    if isinstance(max_detections, bool) or not hasattr(max_detections, "__index__") or max_detections < 1:
-        raise ValueError(f"max_detections: expected a whole number, 1 or more, got {max_detections!r}")
     if scales is None:
         scales = SCALES
     scales = tuple(_number("scales", scale, 0, 1) for scale in np.atleast_1d(np.asarray(scales, object)))
@@ -160,8 +232,9 @@ def _check_options(
 
         image_size = check_image_size(model, image_size)
     return Options(
-        method, threshold, nms, _check_boxes(boxes), int(max_detections), bool(maps), image_size, scales,
-        stride, features, MASK_BATCH if batch_size is None else batch_size,
+        method, threshold, nms, _check_boxes(boxes), _count("max_detections", max_detections), bool(maps),
+        image_size, scales, stride, features,
+        CROP_BATCH if batch_size is None else _count("batch_size", batch_size),
     )  # fmt: skip
 
 
@@ -187,6 +260,14 @@ def _number(name, value, least, most):
     if isinstance(value, (bool, str)) or not least <= number <= most:
         raise ValueError(f"{name}: expected a number from {least} to {most}, got {value!r}")
     return number
+
+
+def _count(name, value):
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected a whole number, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name}: expected 1 or more, got {value}")
+    return int(value)
 
 
 def _check_boxes(boxes):
@@ -401,7 +482,7 @@ def _proposals(model, rgb, known, options, progress):
     whole[:, :2] = np.minimum(np.clip(whole[:, :2], 0, [width, height]), [width - 1, height - 1])
     whole[:, 2:] = np.maximum(np.clip(whole[:, 2:], 0, [width, height]), whole[:, :2] + 1)
     scores = _crop_scores(model, rgb, whole.astype(np.int64), size, known, options, progress)
-    maps = _mean_of_boxes(scores, whole, height, width, known.labels) if options.maps else None
+    maps = _largest_of_boxes(scores, whole, height, width, known.labels) if options.maps else None
     best = scores.argmax(axis=1) if len(scores) else np.zeros(0, int)
     found = [(label, float(scores[i, label]), tuple(boxes[i])) for i, label in enumerate(best)]
     return _detections(found, known.labels, options, height, width, maps)
@@ -418,7 +499,7 @@ def _own_proposals(model, rgb, known, options):
     return np.array(list(dict.fromkeys(found)))
 
 
-def _mean_of_boxes(scores, boxes, height, width, labels):
+def _largest_of_boxes(scores, boxes, height, width, labels):
     """For each label the largest score of the boxes over a pixel, a dict of float32 (H, W)."""
     maps = {label: np.zeros((height, width), np.float32) for label in labels}
     for row, (x0, y0, x1, y1) in zip(scores, boxes.astype(int)):

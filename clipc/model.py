@@ -472,7 +472,7 @@ class Model:
     @property
     def has_detection_head(self):
         """Whether the model answers with boxes itself, as OWL-ViT and OWLv2 do."""
-        return getattr(self._core, "has_detection_head", False)
+        return self._core.has_detection_head
 
     def detect(
         self, image, labels, *, method="auto", threshold=None, nms="default", clip=False, templates=("{}",),
@@ -556,6 +556,50 @@ class Model:
             background=background, boxes=boxes, max_detections=max_detections, maps=maps,
             image_size=image_size, exif=exif, scales=scales, stride=stride, features=features,
             batch_size=batch_size, progress=progress,
+        )
+
+    def detect_by_image(
+        self, image, query, *, query_box=None, label="query", threshold=0.0, nms=0.3, clip=False,
+        max_detections=100, image_size=None, exif=False, progress=False,
+    ):
+        """Find in a picture what another picture shows, with a model that has a detection head.
+
+        Parameters
+        ----------
+        image : image or list of images
+        query : image
+            A picture of the object.
+        query_box : tuple of float, optional
+            (x0, y0, x1, y1): the object in `query`, in its pixels. Without it OWL-ViT takes the whole
+            picture, and OWLv2 what looks most like an object.
+        label : str
+            The label that the detections get.
+        threshold : float
+            Least score, 0 to 1. Scores are relative to the best box, which has 1.
+        nms : float
+            Of two boxes that overlap by more than this IoU the lower one goes; 1 keeps all.
+        clip, max_detections, image_size, exif, progress
+            As for `detect`.
+
+        Returns
+        -------
+        Detections or list of Detections
+
+        Raises
+        ------
+        ValueError, TypeError, OSError, ImageError
+            As `detect`; also for a model without a detection head, and a box outside of `query`.
+
+        Notes
+        -----
+        The image-guided detection of Minderer et al. 2022 (arXiv 2205.06230, section 3.3), with the choice of
+        the query and the scores of transformers' ``post_process_image_guided_detection``.
+        """
+        from clipc import detection
+
+        return detection.detect_by_image(
+            self, image, query, query_box=query_box, label=label, threshold=threshold, nms=nms, clip=clip,
+            max_detections=max_detections, image_size=image_size, exif=exif, progress=progress,
         )
 
     def seen_box(self, image, fit="crop", *, image_size=None, exif=False):

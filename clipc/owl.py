@@ -10,12 +10,13 @@ with their image processors, those that use Pillow and SciPy.
 
 from __future__ import annotations
 
-import operator
 from typing import NamedTuple
 
 import numpy as np
 
+from clipc import _core
 from clipc import image as images
+from clipc.cam import check_image_size
 
 DEFAULT_THRESHOLD = 0.1
 
@@ -81,7 +82,7 @@ def view(model, image, *, image_size=None, exif=False, index=None):
     clipc.image.View
     """
     require_detection_head(model)
-    size, config = _check_image_size(model, image_size), model.config
+    size, config = check_image_size(model, image_size) or model.image_size, model.config
     if config.detector == "owlvit":
         return images.view(
             image, size, config.image_mean, config.image_std, fit="squash", exif=exif, index=index
@@ -203,7 +204,7 @@ def outputs(model, image, *, image_size=None, exif=False, index=None):
     """
     require_detection_head(model)
     if isinstance(image, np.ndarray) and image.dtype.kind == "f" and image.ndim == 3 and len(image) == 3:
-        side = _check_image_size(model, image.shape[2] if image_size is None else image_size)
+        side = check_image_size(model, image.shape[2] if image_size is None else image_size)
         box = (0.0, 0.0, float(side), float(side))
         seen = images.View(images.check_preprocessed(image[None], side)[0], side, side, box, box)
     else:
@@ -343,7 +344,7 @@ def select(outputs, logits, *, threshold=DEFAULT_THRESHOLD, nms=None, clip=False
     kept = np.flatnonzero(scores > threshold)
     kept = kept[np.argsort(-scores[kept], kind="stable")]
     if nms is not None:
-        kept = kept[_nms(boxes[kept], scores[kept], nms, best[kept])]
+        kept = kept[_core.nms(boxes[kept], scores[kept], nms, classes=best[kept])]
     return boxes[kept], scores[kept], best[kept]
 
 
@@ -435,7 +436,7 @@ def select_by_image(outputs, logits, *, threshold=0.0, nms=0.3, clip=False):
     # In parts of the square, where no box is cut off.
     kept = np.argsort(-scores, kind="stable")
     if nms < 1:
-        kept = kept[_nms(_corners(outputs.boxes)[kept], scores[kept], nms)]
+        kept = kept[_core.nms(_corners(outputs.boxes)[kept], scores[kept], nms)]
     kept = kept[scores[kept] >= threshold]
     if len(kept):
         highest = scores[kept[0]] + np.float32(1e-6)
@@ -481,20 +482,6 @@ def _generalized_iou(a, b):
     return _iou(a, b) - empty
 
 
-def _nms(boxes, scores, threshold, classes=None):
-    """Greedy non-maximum suppression; positions that stay, of scores that fall already."""
-    left = np.arange(len(boxes))
-    kept = []
-    while len(left):
-        best, left = left[0], left[1:]
-        kept.append(best)
-        gone = _iou(boxes[best : best + 1], boxes[left])[0] > threshold
-        if classes is not None:
-            gone &= classes[left] == classes[best]
-        left = left[~gone]
-    return np.array(kept, np.int64)
-
-
 # --- numbers --------------------------------------------------------------------------------------------
 
 
@@ -514,17 +501,6 @@ def _fraction(name, value):
     if not 0 <= number <= 1:
         raise ValueError(f"{name}: expected a number from 0 to 1, got {value!r}")
     return number
-
-
-def _check_image_size(model, image_size):
-    if image_size is None:
-        return model.image_size
-    if isinstance(image_size, bool) or not hasattr(image_size, "__index__"):
-        raise TypeError(f"image_size: expected a whole number of pixels, got {image_size!r}")
-    size, step = operator.index(image_size), model.config.vision_patch_size
-    if size < step or size % step:
-        raise ValueError(f"image_size: expected a multiple of {step} for this model, got {size}")
-    return size
 
 
 def _check_box(box, seen):

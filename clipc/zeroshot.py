@@ -15,6 +15,7 @@ __all__ = [
     "classifier",
     "classify",
     "detect",
+    "detect_by_image",
     "encode_image",
     "encode_text",
     "knows",
@@ -29,4 +30,5 @@ similarity = as_function(Model.similarity, __name__)
 classifier = as_function(Model.classifier, __name__)
 classify = as_function(Model.classify, __name__)
 detect = as_function(Model.detect, __name__)
+detect_by_image = as_function(Model.detect_by_image, __name__)
 knows = as_function(Model.knows, __name__)
