@@ -52,7 +52,7 @@ SOFTENING = {"windows": 0.5, "dense": 0.5, "proposals": 1.0}
 # An object ends where its map has fallen to this share of its peak.
 EDGE = 0.5
 
-THRESHOLDS = {"windows": 0.4, "dense": 0.4, "proposals": 0.4, "owl": 0.1}
+THRESHOLDS = {"windows": 0.4, "dense": 0.4, "proposals": 0.25, "owl": 0.1}
 NMS_IOU = 0.5
 
 # Cells along the shorter side of the map that windows are added up on.
@@ -62,6 +62,9 @@ MAP_CELLS = 32
 # takes: what is finer is lost in the crop anyway, and a picture of 50 megapixels costs no more than one of a
 # few.
 PIXELS_PER_SIDE = 2
+
+# Share of its peak below which a dense map counts nothing, when a proposed box is held against it.
+PROPOSAL_FLOOR = 0.3
 
 CROP_BATCH = 64
 
@@ -476,27 +479,51 @@ def _zoomed(maps, zoom):
 def _proposals(model, rgb, known, options, progress):
     """Boxes, the reader's or those of the dense map, each encoded as a crop."""
     height, width = rgb.shape[:2]
-    boxes = options.boxes if options.boxes is not None else _own_proposals(model, rgb, known, options)
+    boxes, dense = options.boxes, None
+    if boxes is None:
+        dense = _dense_maps(model, rgb, known, options._replace(method="dense", image_size=None))
+        boxes = _own_proposals(dense, height, width)
     size = options.image_size or model.image_size
     whole = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1)
     whole[:, :2] = np.minimum(np.clip(whole[:, :2], 0, [width, height]), [width - 1, height - 1])
     whole[:, 2:] = np.maximum(np.clip(whole[:, 2:], 0, [width, height]), whole[:, :2] + 1)
     scores = _crop_scores(model, rgb, whole.astype(np.int64), size, known, options, progress)
+    if dense is not None:
+        scores = scores * _agreement(boxes, dense, height, width)
     maps = _largest_of_boxes(scores, whole, height, width, known.labels) if options.maps else None
-    best = scores.argmax(axis=1) if len(scores) else np.zeros(0, int)
-    found = [(label, float(scores[i, label]), tuple(boxes[i])) for i, label in enumerate(best)]
+    found = [
+        (label, float(row[label]), tuple(boxes[i]))
+        for i, row in enumerate(scores)
+        for label in np.flatnonzero(row > options.threshold)
+    ]
     return _detections(found, known.labels, options, height, width, maps)
 
 
-def _own_proposals(model, rgb, known, options):
-    """Class-agnostic boxes from the dense maps: where the labels together stand out, at several heights."""
-    height, width = rgb.shape[:2]
-    maps = _dense_maps(model, rgb, known, options._replace(method="dense", image_size=None))
+def _own_proposals(dense, height, width):
+    """Class-agnostic boxes: where the labels together, or one of them, stand out in the dense maps."""
     found = [(0.0, 0.0, float(width), float(height))]
-    for map_ in (maps.sum(axis=0), *maps):
+    for map_ in (dense.sum(axis=0), *dense):
         for edge in (0.3, 0.5, 0.7):
             found += [_to_pixels(box, map_.shape, height, width) for _, box in peaks(map_, 0.1, edge, 10)]
     return np.array(list(dict.fromkeys(found)))
+
+
+def _agreement(boxes, dense, height, width):
+    """How well each box covers what the dense map of each label shows: (boxes, labels), 0 to 1.
+
+    A part of a thing looks like the thing, so crops alone cannot tell a part from the whole. The IoU of the box
+    and the map, a fuzzy set whose values are shares of its peak (what is below `PROPOSAL_FLOOR` of it counts
+    nothing): sum of the map in the box / (area of the box + sum of the map - sum of the map in the box).
+    """
+    rows, columns = dense.shape[1:]
+    y, x = (np.arange(rows) + 0.5) * height / rows, (np.arange(columns) + 0.5) * width / columns
+    in_y = ((y >= boxes[:, 1:2]) & (y < boxes[:, 3:4])).astype(np.float32)
+    in_x = ((x >= boxes[:, 0:1]) & (x < boxes[:, 2:3])).astype(np.float32)
+    shares = dense / np.maximum(dense.max(axis=(1, 2), keepdims=True), 1e-30)
+    shares = np.where(shares >= PROPOSAL_FLOOR, shares, 0)
+    inside = np.einsum("nr,lrc,nc->nl", in_y, shares, in_x, optimize=True)
+    area = (in_y.sum(axis=1) * in_x.sum(axis=1))[:, None]
+    return inside / np.maximum(area + shares.sum(axis=(1, 2)) - inside, 1e-30)
 
 
 def _largest_of_boxes(scores, boxes, height, width, labels):

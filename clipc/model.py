@@ -497,7 +497,7 @@ class Model:
             - "owl": the boxes of a model that has a detection head, OWL-ViT or OWLv2;
             - "auto" (default): "owl" where the model has a detection head, else "windows".
         threshold : float, optional
-            Least score of a detection, 0 to 1. Default 0.4; for "owl" 0.1.
+            Least score of a detection, 0 to 1. Default 0.4; for "proposals" 0.25, for "owl" 0.1.
         nms : float, "soft" or None
             Of two boxes of a label that overlap by more than this IoU the lower one goes; "soft" lowers its
             score instead (Soft-NMS, Bodla et al. 2017), None keeps it. Default 0.5; for "owl" None, as
