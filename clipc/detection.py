@@ -511,8 +511,8 @@ def _own_proposals(dense, height, width):
 def _agreement(boxes, dense, height, width):
     """How well each box covers what the dense map of each label shows: (boxes, labels), 0 to 1.
 
-    A part of a thing looks like the thing, so crops alone cannot tell a part from the whole. The IoU of the box
-    and the map, a fuzzy set whose values are shares of its peak (what is below `PROPOSAL_FLOOR` of it counts
+    A part of a thing looks like the thing, so crops alone cannot tell a part from the whole. The IoU of the
+    box and the map, a fuzzy set whose values are shares of its peak (what is below `PROPOSAL_FLOOR` of it counts
     nothing): sum of the map in the box / (area of the box + sum of the map - sum of the map in the box).
     """
     rows, columns = dense.shape[1:]
