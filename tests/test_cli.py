@@ -116,7 +116,7 @@ def test_batch_size_and_threads_change_nothing(folder, monkeypatch):
 def test_top_k(folder):
     assert run("classify", "pictures/b.png", *LABELS, "--top-k", 1).stdout.count("%") == 1
     many = [f"{noun} {number}" for noun in ("dog", "cat") for number in range(10)]
-    assert run("classify", "pictures/b.png", *many).stdout.count("%") == cli.PRINTED_LABELS
+    assert run("classify", "pictures/b.png", *many).stdout.count("%") == cli.classify.PRINTED_LABELS
     assert run("classify", "pictures/b.png", *many, "-k", 15).stdout.count("%") == 15
     assert run("classify", "pictures/b.png", *many, "--json").stdout.count('"label"') == 20
     run("classify", "pictures/b.png", *LABELS, "-k", 0, code=2)

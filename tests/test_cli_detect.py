@@ -239,7 +239,7 @@ def test_options(folder, detector, arguments, options):
 def test_methods_and_arguments_are_those_of_the_library():
     """Against the real thing, which the stand-in does not check."""
     detection = require("clipc.detection")
-    assert cli._DETECTION_METHODS == tuple(detection.METHODS)
+    assert cli.detect.METHODS == tuple(detection.METHODS)
 
 
 def test_labels_from_a_file(folder, detector):
@@ -552,13 +552,14 @@ def test_full_disk_leaves_nothing(detecting_process, folder, name):
 
 def test_help_has_every_option_once(folder):
     text = run("detect", "--help").stdout
-    options = [name for parameter in cli.detect.params for name in parameter.opts if name.startswith("--")]
+    params = cli.detect.detect.params
+    options = [name for parameter in params for name in parameter.opts if name.startswith("--")]
     assert {"--method", "--output", "--model", "--json"} <= set(options)
     listing = text[text.index("\nInput:") :]
     for option in options:
         if option != "--debug":
             assert len(re.findall(rf"^  (?:-\w, )?{option}(?![\w-])", listing, re.M)) == 1, option
-    for method in cli._DETECTION_METHODS:
+    for method in cli.detect.METHODS:
         assert re.search(rf"^    {method} ", text, re.M), method
     assert "  detect    " in CliRunner().invoke(cli.main, ["--help"]).stdout
 

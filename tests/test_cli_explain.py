@@ -565,7 +565,8 @@ def test_folder_that_cannot_be_written(folder, monkeypatch):
 
 def test_help_has_every_option_once(folder):
     text = run("explain", "--help").stdout
-    options = [name for parameter in cli.explain.params for name in parameter.opts if name.startswith("--")]
+    params = cli.explain.explain.params
+    options = [name for parameter in params for name in parameter.opts if name.startswith("--")]
     assert {"--method", "--words", "--model", "--json"} <= set(options)
     listing = text[text.index("\nResult:") :]
     for option in options:

@@ -1,0 +1,81 @@
+"""Loading the model and encoding images, batch by batch."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+import click
+
+import clipc
+from clipc.cli.inputs import why_unreadable
+from clipc.cli.messages import note
+from clipc.errors import ClipcError
+from clipc.progress import progress_bar
+
+
+def load_model(name, threads):
+    """The model that --model names; computes with as many threads as --threads says."""
+    if threads:
+        clipc.set_num_threads(threads)
+    return clipc.load(name)
+
+
+def encode_images(model, sources, *, batch_size, exif, skip, progress, normalize=False):
+    """Encode images batch by batch.
+
+    Parameters
+    ----------
+    model : clipc.Model
+    sources : list of Source
+    batch_size : int
+    exif : bool
+    skip : bool
+        Leave out images that cannot be read, with a line on standard error.
+    progress : bool
+        Show a bar.
+    normalize : bool
+        Scale each row to length 1.
+
+    Yields
+    ------
+    read : list of Source
+        Those of the batch that could be read; may be empty.
+    features : float32 array, (number of them, D)
+    skipped : list of (str, str)
+        Name of the others and why.
+    """
+    with terminal_bar(len(sources), "image", progress) as bar:
+        for begin in range(0, len(sources), batch_size):
+            batch = sources[begin : begin + batch_size]
+            read, pixels, skipped = _read_images(model, batch, exif=exif, skip=skip)
+            yield read, model.encode_image(pixels, normalize=normalize) if read else [], skipped
+            bar.update(len(batch))
+
+
+def _read_images(model, batch, *, exif, skip):
+    """Preprocess a batch; where that fails one by one, to find those that are to blame."""
+    import numpy as np
+
+    # A single image is read once: the second attempt would be the same.
+    if len(batch) > 1:
+        with contextlib.suppress(ClipcError, OSError, ValueError):
+            return batch, model.preprocess([source.image for source in batch], exif=exif), []
+    read, pixels, skipped = [], [], []
+    for source in batch:
+        try:
+            pixels.append(model.preprocess(source.image, exif=exif))
+            read.append(source)
+        except (ClipcError, OSError, ValueError) as error:
+            reason = why_unreadable(source, error)
+            message = f"{source.name}: {reason}"
+            if not skip:
+                raise click.ClickException(message) from error
+            note(f"skipped {message}")
+            skipped.append((source.name, reason))
+    return read, np.concatenate(pixels) if pixels else None, skipped
+
+
+def terminal_bar(total, unit, wanted):
+    """A progress bar, or one that shows nothing: without a terminal, and for a single image or text."""
+    return progress_bar(total, unit, wanted and total > 1 and sys.stderr.isatty())
