@@ -1,5 +1,5 @@
 # make demo   installs what is missing, builds clipc, and classifies a photograph
-# make test   the same, and runs all tests
+# make test   the same, and runs the tests
 #
 # Everything goes into the folder $(VENV). Another interpreter: make demo PYTHON=python3.13
 
@@ -10,14 +10,18 @@ SANITIZE = build/sanitize
 
 SOURCES = $(shell find csrc clipc -name '*.[ch]' -o -name '*.py' -o -name '*.gz' -o -name '*.safetensors')
 
-.PHONY: demo test test-sanitize benchmark lint clean
+.PHONY: demo test test-full test-sanitize benchmark lint clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/clipc --version
 	$(VENV)/bin/clipc classify examples/images/cat.png cat dog bird car --model tiny
 
 test: $(VENV)/installed $(VENV)/tools-installed
-	$(VENV)/bin/pytest --full $(PYTEST_OPTIONS)
+	$(VENV)/bin/pytest $(PYTEST_OPTIONS)
+
+# Those tests that `make test` leaves out because they take minutes: models of full size.
+test-full: $(VENV)/installed $(VENV)/tools-installed
+	$(VENV)/bin/pytest --full -m full $(PYTEST_OPTIONS)
 
 # The same extension under AddressSanitizer and UndefinedBehaviorSanitizer. Tests that need PyTorch are left
 # out: the oracles run in `make test`.

@@ -512,8 +512,8 @@ def _agreement(boxes, dense, height, width):
     """How well each box covers what the dense map of each label shows: (boxes, labels), 0 to 1.
 
     A part of a thing looks like the thing, so crops alone cannot tell a part from the whole. This is the IoU
-    of the box and the map, a fuzzy set whose values are shares of its peak: the sum of the map in the box, over
-    the area of the box and the sum of the map outside. Below `PROPOSAL_FLOOR` a share counts nothing.
+    of the box and the map, a fuzzy set whose values are shares of its peak: the sum of the map in the box,
+    over the area of the box plus the sum outside. Shares below `PROPOSAL_FLOOR` count nothing.
     """
     rows, columns = dense.shape[1:]
     y, x = (np.arange(rows) + 0.5) * height / rows, (np.arange(columns) + 0.5) * width / columns
