@@ -65,12 +65,10 @@ clipc_status clipc_text_transformer_forward(clipc_workspace *workspace, float *f
         offsets[i + 1] = offsets[i] + ends[i] + 1;
         last_rows[i] = offsets[i + 1] - 1;
     }
-    float *x, *pooled, *normed, *mean, *rstd;
+    float *x, *pooled;
+    clipc_pooled_tape pooled_tape;
     CLIPC_TRY(clipc_workspace_floats(workspace, &x, offsets[b] * c));
     CLIPC_TRY(clipc_workspace_floats(workspace, &pooled, b * c));
-    CLIPC_TRY(clipc_workspace_floats(workspace, &normed, b * c));
-    CLIPC_TRY(clipc_workspace_floats(workspace, &mean, b));
-    CLIPC_TRY(clipc_workspace_floats(workspace, &rstd, b));
     for (size_t i = 0; i < b; i++) {
         for (size_t t = 0; t <= ends[i]; t++) {
             const float *embedding = text->token_embedding + (size_t)tokens[i * l + t] * c;
@@ -83,15 +81,13 @@ clipc_status clipc_text_transformer_forward(clipc_workspace *workspace, float *f
     }
     CLIPC_TRY(clipc_transformer_forward(workspace, pooled, x, &text->transformer, offsets, last_rows, b,
                                         tape ? &tape->transformer : NULL));
-    clipc_layernorm_forward(normed, mean, rstd, pooled, &text->ln_final, b);
-    clipc_linear_forward(features, normed, NULL, &text->text_projection, CLIPC_ACTIVATION_NONE, b);
+    CLIPC_TRY(clipc_pooled_forward(workspace, features, pooled, &text->ln_final, &text->text_projection, b,
+                                   &pooled_tape));
     if (tape == NULL) {
         clipc_arena_release(&workspace->arena, mark);
         return CLIPC_OK;
     }
-    tape->pooled = pooled;
-    tape->mean = mean;
-    tape->rstd = rstd;
+    tape->pooled = pooled_tape;
     return CLIPC_OK;
 }
 
@@ -102,12 +98,10 @@ clipc_status clipc_text_transformer_backward(clipc_workspace *workspace,
 {
     const size_t b = tape->transformer.b, c = text->transformer.c;
     const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);
-    float *dnormed, *dpooled;
-    CLIPC_TRY(clipc_workspace_floats(workspace, &dnormed, b * c));
+    float *dpooled;
     CLIPC_TRY(clipc_workspace_floats(workspace, &dpooled, b * c));
-    clipc_linear_backward(dnormed, dfeatures, &text->text_projection, b, false);
-    memset(dpooled, 0, b * c * sizeof *dpooled);
-    clipc_layernorm_backward(dpooled, dnormed, tape->pooled, tape->mean, tape->rstd, &text->ln_final, b);
+    CLIPC_TRY(clipc_pooled_backward(workspace, dpooled, dfeatures, &text->ln_final, &text->text_projection, b,
+                                    &tape->pooled));
     CLIPC_TRY(clipc_transformer_backward(workspace, target, dpooled, &text->transformer, &tape->transformer));
     clipc_arena_release(&workspace->arena, mark);
     return CLIPC_OK;

@@ -28,8 +28,7 @@ clipc_status clipc_text_end_position(size_t *position, const clipc_text_transfor
 /* What the backward pass reads; its arrays lie in the workspace of the forward pass. */
 typedef struct {
     clipc_transformer_tape transformer;
-    float *pooled;      /* [B, C], the input of ln_final */
-    float *mean, *rstd; /* [B], of ln_final */
+    clipc_pooled_tape pooled;
 } clipc_text_transformer_tape;
 
 /* features = text_projection(ln_final(transformer(token_embedding[tokens] + positions))[end token])

@@ -246,6 +246,36 @@ clipc_status clipc_transformer_rollout(clipc_workspace *workspace, float *releva
     return CLIPC_OK;
 }
 
+clipc_status clipc_pooled_forward(clipc_workspace *workspace, float *features, const float *pooled,
+                                  const clipc_layernorm *layernorm, const clipc_linear *projection, size_t b,
+                                  clipc_pooled_tape *tape)
+{
+    tape->pooled = pooled;
+    CLIPC_TRY(clipc_workspace_floats(workspace, &tape->mean, b));
+    CLIPC_TRY(clipc_workspace_floats(workspace, &tape->rstd, b));
+    const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);
+    float *normed;
+    CLIPC_TRY(clipc_workspace_floats(workspace, &normed, b * layernorm->c));
+    clipc_layernorm_forward(normed, tape->mean, tape->rstd, pooled, layernorm, b);
+    clipc_linear_forward(features, normed, NULL, projection, CLIPC_ACTIVATION_NONE, b);
+    clipc_arena_release(&workspace->arena, mark);
+    return CLIPC_OK;
+}
+
+clipc_status clipc_pooled_backward(clipc_workspace *workspace, float *dpooled, const float *dfeatures,
+                                   const clipc_layernorm *layernorm, const clipc_linear *projection, size_t b,
+                                   const clipc_pooled_tape *tape)
+{
+    const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);
+    float *dnormed;
+    CLIPC_TRY(clipc_workspace_floats(workspace, &dnormed, b * layernorm->c));
+    clipc_linear_backward(dnormed, dfeatures, projection, b, false);
+    memset(dpooled, 0, b * layernorm->c * sizeof *dpooled);
+    clipc_layernorm_backward(dpooled, dnormed, tape->pooled, tape->mean, tape->rstd, layernorm, b);
+    clipc_arena_release(&workspace->arena, mark);
+    return CLIPC_OK;
+}
+
 /* ---- dense features -------------------------------------------------------------------------------- */
 
 #define SURGERY_BLOCKS 6

@@ -80,6 +80,22 @@ clipc_status clipc_transformer_rollout(clipc_workspace *workspace, float *releva
                                        const clipc_transformer *transformer,
                                        const clipc_transformer_tape *tape);
 
+/* features = projection(layernorm(pooled)): how both towers end. `tape` is filled in; its mean and rstd lie
+ * in the workspace.   pooled: [B, C], features: [B, D] */
+typedef struct {
+    const float *pooled;
+    float *mean, *rstd; /* [B] */
+} clipc_pooled_tape;
+
+clipc_status clipc_pooled_forward(clipc_workspace *workspace, float *features, const float *pooled,
+                                  const clipc_layernorm *layernorm, const clipc_linear *projection, size_t b,
+                                  clipc_pooled_tape *tape);
+
+/* dpooled: [B, C] from dfeatures: [B, D] */
+clipc_status clipc_pooled_backward(clipc_workspace *workspace, float *dpooled, const float *dfeatures,
+                                   const clipc_layernorm *layernorm, const clipc_linear *projection, size_t b,
+                                   const clipc_pooled_tape *tape);
+
 /* What takes the place of the attention, for features of every token. */
 typedef enum {
     CLIPC_DENSE_IDENTITY = 0, /* MaskCLIP: out_proj(v) */

@@ -118,28 +118,23 @@ clipc_status clipc_vision_transformer_forward(clipc_workspace *workspace, float 
 {
     const size_t c = vit->transformer.c, t = 1 + h / vit->p * (w / vit->p);
     const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);
-    float *x, *pooled, *normed, *mean, *rstd;
+    float *x, *pooled;
+    clipc_pooled_tape pooled_tape;
     size_t *offsets;
     CLIPC_TRY(clipc_workspace_floats(workspace, &x, b * t * c));
     CLIPC_TRY(clipc_workspace_floats(workspace, &pooled, b * c));
-    CLIPC_TRY(clipc_workspace_floats(workspace, &normed, b * c));
-    CLIPC_TRY(clipc_workspace_floats(workspace, &mean, b));
-    CLIPC_TRY(clipc_workspace_floats(workspace, &rstd, b));
     CLIPC_TRY(equal_offsets(workspace, &offsets, b, t));
     CLIPC_TRY(embed_patches(workspace, x, images, vit, b, h, w));
     clipc_layernorm_forward(x, NULL, NULL, x, &vit->ln_pre, b * t);
     /* The class token is the first row of each image. */
     CLIPC_TRY(clipc_transformer_forward(workspace, pooled, x, &vit->transformer, offsets, offsets, b,
                                         tape ? &tape->transformer : NULL));
-    clipc_layernorm_forward(normed, mean, rstd, pooled, &vit->ln_post, b);
-    clipc_linear_forward(features, normed, NULL, &vit->proj, CLIPC_ACTIVATION_NONE, b);
+    CLIPC_TRY(clipc_pooled_forward(workspace, features, pooled, &vit->ln_post, &vit->proj, b, &pooled_tape));
     if (tape == NULL) {
         clipc_arena_release(&workspace->arena, mark);
         return CLIPC_OK;
     }
-    tape->pooled = pooled;
-    tape->mean = mean;
-    tape->rstd = rstd;
+    tape->pooled = pooled_tape;
     tape->tokens = t;
     return CLIPC_OK;
 }
@@ -167,12 +162,10 @@ clipc_status clipc_vision_transformer_backward(clipc_workspace *workspace,
 {
     const size_t b = tape->transformer.b, c = vit->transformer.c;
     const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);
-    float *dnormed, *dpooled;
-    CLIPC_TRY(clipc_workspace_floats(workspace, &dnormed, b * c));
+    float *dpooled;
     CLIPC_TRY(clipc_workspace_floats(workspace, &dpooled, b * c));
-    clipc_linear_backward(dnormed, dfeatures, &vit->proj, b, false);
-    memset(dpooled, 0, b * c * sizeof *dpooled);
-    clipc_layernorm_backward(dpooled, dnormed, tape->pooled, tape->mean, tape->rstd, &vit->ln_post, b);
+    CLIPC_TRY(
+        clipc_pooled_backward(workspace, dpooled, dfeatures, &vit->ln_post, &vit->proj, b, &tape->pooled));
     CLIPC_TRY(clipc_transformer_backward(workspace, target, dpooled, &vit->transformer, &tape->transformer));
     clipc_arena_release(&workspace->arena, mark);
     return CLIPC_OK;
@@ -189,7 +182,7 @@ clipc_status clipc_vision_transformer_dense_forward(clipc_workspace *workspace, 
     CLIPC_TRY(clipc_workspace_floats(workspace, &x, b * t * c));
     CLIPC_TRY(clipc_transformer_dense_forward(workspace, x, &vit->transformer, kind, &tape->transformer));
     for (size_t i = 0; i < b; i++) {
-        memcpy(x + i * t * c, tape->pooled + i * c, c * sizeof *x);
+        memcpy(x + i * t * c, tape->pooled.pooled + i * c, c * sizeof *x);
     }
     clipc_layernorm_forward(x, NULL, NULL, x, &vit->ln_post, b * t);
     clipc_linear_forward(features, x, NULL, &vit->proj, CLIPC_ACTIVATION_NONE, b * t);

@@ -24,9 +24,8 @@ clipc_status clipc_vision_transformer_load(clipc_vision_transformer *vit, const 
  * transformer.first and transformer.gradients. */
 typedef struct {
     clipc_transformer_tape transformer;
-    float *pooled;      /* [B, C], the input of ln_post */
-    float *mean, *rstd; /* [B], of ln_post */
-    size_t tokens;      /* T = 1 + GH * GW */
+    clipc_pooled_tape pooled;
+    size_t tokens; /* T = 1 + GH * GW */
 } clipc_vision_transformer_tape;
 
 /* features = proj(ln_post(class token after transformer(ln_pre([class; patches] + positions))))

@@ -35,6 +35,26 @@ PyObject *clipc_raise(PyObject *module, clipc_status status, const clipc_message
     return NULL;
 }
 
+PyObject *clipc_take_outputs(PyObject *module, clipc_status status, const clipc_message *message,
+                             PyObject **outputs, size_t n)
+{
+    PyObject *result = NULL;
+    if (status != CLIPC_OK) {
+        clipc_raise(module, status, message);
+    } else if (n == 1) {
+        result = Py_NewRef(outputs[0]);
+    } else {
+        result = PyTuple_New((Py_ssize_t)n);
+        for (size_t i = 0; result != NULL && i < n; i++) {
+            PyTuple_SET_ITEM(result, (Py_ssize_t)i, Py_NewRef(outputs[i]));
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        Py_DECREF(outputs[i]);
+    }
+    return result;
+}
+
 static double monotonic_seconds(void)
 {
     struct timespec now;

@@ -29,6 +29,11 @@ typedef struct {
  * Python exception is already set (a callback raised it), that one stays. `module` is clipc._core. */
 PyObject *clipc_raise(PyObject *module, clipc_status status, const clipc_message *message);
 
+/* The n outputs of a call, one alone or several as a tuple, or NULL with the exception of `status`, or with
+ * the one that is set already. The references in `outputs` are taken over. */
+PyObject *clipc_take_outputs(PyObject *module, clipc_status status, const clipc_message *message,
+                             PyObject **outputs, size_t n);
+
 /* Prepares `workspace` for a call made without the GIL: it polls for signals (Ctrl-C) a few times a
  * second. The state must live as long as the call. */
 typedef struct {

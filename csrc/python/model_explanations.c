@@ -159,24 +159,11 @@ static float *explain_output(explain_call *call, int rank, const npy_intp *shape
  * already. */
 static PyObject *explain_end(explain_call *call, clipc_status status)
 {
-    PyObject *result = NULL;
     clipc_workspace_free(&call->workspace);
     Py_XDECREF(call->image);
     score_free(&call->score);
-    if (status != CLIPC_OK) {
-        clipc_raise(call->self->module, status, &call->workspace.message);
-    } else if (call->n_outputs == 1) {
-        result = Py_NewRef(call->outputs[0]);
-    } else {
-        result = PyTuple_New((Py_ssize_t)call->n_outputs);
-        for (size_t i = 0; result != NULL && i < call->n_outputs; i++) {
-            PyTuple_SET_ITEM(result, (Py_ssize_t)i, Py_NewRef(call->outputs[i]));
-        }
-    }
-    for (size_t i = 0; i < call->n_outputs; i++) {
-        Py_DECREF(call->outputs[i]);
-    }
-    return result;
+    return clipc_take_outputs(call->self->module, status, &call->workspace.message, call->outputs,
+                              call->n_outputs);
 }
 
 /* ---- methods --------------------------------------------------------------------------------------- */
