@@ -55,8 +55,13 @@ EDGE = 0.5
 THRESHOLDS = {"windows": 0.4, "dense": 0.4, "proposals": 0.25, "owl": 0.1}
 NMS_IOU = 0.5
 
-# Cells along the shorter side of the map that windows are added up on.
+# Cells along the shorter side of the map that windows are added up on, and how many it has at most: pictures
+# may be long.
 MAP_CELLS = 32
+MAX_MAP_CELLS = 65536
+
+# Weights of windows at cells that are held at a time: 8 MB.
+WEIGHTS_AT_ONCE = 1 << 21
 
 # The picture is reduced until the smallest window has this many times the pixels per side that the encoder
 # takes: what is finer is lost in the crop anyway, and a picture of 50 megapixels costs no more than one of a
@@ -68,11 +73,16 @@ PROPOSAL_FLOOR = 0.3
 
 CROP_BATCH = 64
 
-# Grid cells of a dense pass: attention between all of them costs their square.
+# Grid cells of a dense pass: attention between all of them costs their square. And pixels along one side of
+# its input, of which the core takes no more.
 MAX_DENSE_CELLS = 4096
+MAX_DENSE_SIDE = 16384
 
 # Finer than the grid, so that a box may end between two cells.
 DENSE_ZOOM = 4
+
+# Boxes that "proposals" finds itself; those where the labels stand out most.
+MAX_PROPOSALS = 300
 
 
 class _Labels(NamedTuple):
@@ -112,7 +122,7 @@ def detect(model, image, labels, *, templates, background, exif, progress, clip,
         return _detect_owl(model, image, labels, templates, options, clip, exif, progress)
     known = _check_labels(model, labels, background, templates)
     find = {"windows": _windows, "dense": _dense, "proposals": _proposals}[options.method]
-    if options.boxes is not None and images.is_batch(image):
+    if options.boxes is not None and isinstance(image, (list, tuple)):
         raise ValueError("boxes: they belong to one image, and a list of images was given")
 
     def finish(one, index, bar):
@@ -161,10 +171,10 @@ def detect_by_image(model, image, query, *, label, max_detections, progress, exi
     owl.require_detection_head(model)
     if not isinstance(label, str):
         raise TypeError(f"label: expected a str, got {type(label).__name__}")
-    asked = owl.outputs(model, query, image_size=options["image_size"], exif=exif)
-    feature = owl.query_feature(asked, options["query_box"])[None]
     threshold, nms = (_number(name, options[name], 0, 1) for name in ("threshold", "nms"))
     chosen = _Chosen("owl", threshold, None, _count("max_detections", max_detections), False)
+    asked = owl.outputs(model, query, image_size=options["image_size"], exif=exif)
+    feature = owl.query_feature(asked, options["query_box"])[None]
 
     def finish(one, index, _):
         outputs = owl.outputs(model, one, image_size=options["image_size"], exif=exif, index=index)
@@ -216,6 +226,8 @@ def _check_options(
     threshold = THRESHOLDS[method] if threshold is None else _number("threshold", threshold, 0, 1)
     if nms == "default":
         nms = None if method == "owl" else NMS_IOU
+    if isinstance(nms, str) and nms != "soft":
+        raise ValueError(f"nms: expected a number from 0 to 1, 'soft' or None, got {nms!r}")
     if nms is not None and nms != "soft":
         nms = _number("nms", nms, 0, 1)
     if scales is None:
@@ -276,12 +288,16 @@ def _count(name, value):
 def _check_boxes(boxes):
     if boxes is None:
         return None
-    boxes = np.asarray(boxes, np.float64)
+    try:
+        boxes = np.array(boxes, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"boxes: expected numbers, rows of x0, y0, x1, y1, got {boxes!r:.200}") from None
     if boxes.size == 0:
         return np.zeros((0, 4))
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes: expected shape (N, 4), rows of x0, y0, x1, y1, got {boxes.shape}")
-    if not np.isfinite(boxes).all():
+    # Also what float32, which overlaps are computed in, cannot hold.
+    if not (np.abs(boxes) <= np.finfo(np.float32).max).all():
         raise ValueError("boxes: expected finite numbers, got NaN or infinity")
     if (boxes[:, :2] > boxes[:, 2:]).any():
         row = int(np.flatnonzero((boxes[:, :2] > boxes[:, 2:]).any(axis=1))[0])
@@ -292,8 +308,10 @@ def _check_boxes(boxes):
 def _check_labels(model, labels, background, templates):
     labels = check_label_names(labels)
     background = BACKGROUND if background is None else tuple(background_names(background))
+    # The tokenizer lowers letters; a word that counted twice would weigh more than others.
+    words = {word.casefold(): word for word in reversed(background)}
     taken = {label.casefold() for label in labels}
-    background = tuple(dict.fromkeys(word for word in background if word.casefold() not in taken))
+    background = tuple(word for name, word in reversed(words.items()) if name not in taken)
     if len(labels) + len(background) < 2:
         raise ValueError(
             "background: without it a single label has nothing to compete with and is found everywhere; give "
@@ -315,7 +333,11 @@ def background_names(background):
     """The background set as a list, which may be empty."""
     if isinstance(background, (list, tuple)) and not background:
         return []
-    return tokenizer.as_text_list(background, "background")
+    background = tokenizer.as_text_list(background, "background")
+    for position, word in enumerate(background):
+        if not word.strip():
+            raise ValueError(f"background[{position}]: expected a text with at least one word, got {word!r}")
+    return background
 
 
 # ---- windows ---------------------------------------------------------------------------------------------
@@ -334,12 +356,13 @@ def sliding_windows(height, width, scales=SCALES, stride=STRIDE, most=MAX_WINDOW
         Largest step between two windows, as a share of their side; steps are made even, so that the windows
         reach from edge to edge.
     most : int
-        The smallest scales are left out, and then the step is enlarged, until there are no more than this.
+        The smallest scales are left out, and then the step is enlarged, until there are no more than this; 2
+        or more.
 
     Returns
     -------
     int64 array, (N, 4)
-        x0, y0, x1, y1, pixels. The whole picture is among them.
+        x0, y0, x1, y1, pixels; all different, in ascending order. The whole picture is among them.
     """
     shorter = min(height, width)
     sides = sorted({max(1, round(shorter * scale)) for scale in scales}, reverse=True)
@@ -371,7 +394,8 @@ def _windows(model, rgb, known, options, progress):
     reduced = _reduced(rgb, PIXELS_PER_SIDE * size / min(options.scales))
     windows = sliding_windows(*reduced.shape[:2], options.scales, options.stride)
     scores = _crop_scores(model, reduced, windows, size, known, options, progress)
-    cell = max(1.0, min(reduced.shape[:2]) / MAP_CELLS)
+    shorter, longer = sorted(reduced.shape[:2])
+    cell = max(1.0, shorter / MAP_CELLS, (shorter * longer / MAX_MAP_CELLS) ** 0.5)
     maps = _mean_of_windows(scores, windows, reduced.shape[:2], cell)
     return _from_maps(maps, known, options, height, width)
 
@@ -412,13 +436,25 @@ def _mean_of_windows(scores, windows, shape, cell):
     A window counts by a Gaussian around its centre, whose standard deviation is a quarter of its side, and by
     the inverse of its area: what a small window sees is surer to be where it is.
     """
+    if shape[0] > shape[1]:
+        turned = _mean_of_windows(scores, windows[:, [1, 0, 3, 2]], shape[::-1], cell)
+        return np.ascontiguousarray(turned.transpose(0, 2, 1))
     height, width = shape
     rows, columns = int(np.ceil(height / cell)), int(np.ceil(width / cell))
     along_y = _window_weights(windows[:, 1], windows[:, 3], (np.arange(rows) + 0.5) * height / rows)
-    along_x = _window_weights(windows[:, 0], windows[:, 2], (np.arange(columns) + 0.5) * width / columns)
-    weights = np.einsum("ny,nx->yxn", along_y, along_x, optimize=True).reshape(rows * columns, -1)
-    weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
-    return np.ascontiguousarray((weights @ scores).T).reshape(-1, rows, columns)
+    centres = (np.arange(columns) + 0.5) * width / columns
+    maps = np.empty((scores.shape[1], rows, columns), np.float32)
+    # In blocks of columns, with the windows that reach into them: all weights at once would take gigabytes
+    # for a long picture.
+    step = max(1, WEIGHTS_AT_ONCE // (rows * len(windows)))
+    for begin in range(0, columns, step):
+        block = centres[begin : begin + step]
+        near = (windows[:, 0] <= block[-1]) & (windows[:, 2] >= block[0])
+        along_x = _window_weights(windows[near, 0], windows[near, 2], block)
+        weights = np.einsum("ny,nx->yxn", along_y[near], along_x).reshape(rows * len(block), -1)
+        weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
+        maps[:, :, begin : begin + step] = (weights @ scores[near]).T.reshape(-1, rows, len(block))
+    return maps
 
 
 def _window_weights(begin, end, centres):
@@ -454,13 +490,11 @@ def _step(model):
 
 def _dense_grid(model, shape, image_size):
     """Rows and columns of the grid: the proportions of the picture, its shorter side `image_size` pixels."""
-    height, width = shape
-    step = _step(model)
+    step, stretch = _step(model), max(shape) / min(shape)
+    longest = MAX_DENSE_SIDE // step
     side = image_size or max(2 * model.image_size, 224)
-    cells = side / step
-    cells = min(cells, (MAX_DENSE_CELLS * min(shape) / max(shape)) ** 0.5)
-    rows, columns = (max(1, round(cells * length / min(shape))) for length in (height, width))
-    return min(rows, MAX_DENSE_CELLS), min(columns, MAX_DENSE_CELLS)
+    cells = min(side / step, (MAX_DENSE_CELLS / stretch) ** 0.5, longest / stretch)
+    return tuple(min(max(1, round(cells * length / min(shape))), longest) for length in shape)
 
 
 def _zoomed(maps, zoom):
@@ -484,10 +518,12 @@ def _proposals(model, rgb, known, options, progress):
         dense = _dense_maps(model, rgb, known, options._replace(method="dense", image_size=None))
         boxes = _own_proposals(dense, height, width)
     size = options.image_size or model.image_size
-    whole = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1)
-    whole[:, :2] = np.minimum(np.clip(whole[:, :2], 0, [width, height]), [width - 1, height - 1])
-    whole[:, 2:] = np.maximum(np.clip(whole[:, 2:], 0, [width, height]), whole[:, :2] + 1)
-    scores = _crop_scores(model, rgb, whole.astype(np.int64), size, known, options, progress)
+    # What is seen of a box: whole pixels, inside the picture. Of some nothing is.
+    inside = np.clip(boxes, 0, [width, height] * 2)
+    visible = (inside[:, :2] < inside[:, 2:]).all(axis=1)
+    boxes, inside = boxes[visible], inside[visible]
+    whole = np.concatenate([np.floor(inside[:, :2]), np.ceil(inside[:, 2:])], axis=1).astype(np.int64)
+    scores = _crop_scores(model, rgb, whole, size, known, options, progress)
     if dense is not None:
         scores = scores * _agreement(boxes, dense, height, width)
     maps = _largest_of_boxes(scores, whole, height, width, known.labels) if options.maps else None
@@ -501,11 +537,14 @@ def _proposals(model, rgb, known, options, progress):
 
 def _own_proposals(dense, height, width):
     """Class-agnostic boxes: where the labels together, or one of them, stand out in the dense maps."""
-    found = [(0.0, 0.0, float(width), float(height))]
+    found = []
     for map_ in (dense.sum(axis=0), *dense):
         for edge in (0.3, 0.5, 0.7):
-            found += [_to_pixels(box, map_.shape, height, width) for _, box in peaks(map_, 0.1, edge, 10)]
-    return np.array(list(dict.fromkeys(found)))
+            found += [(score, _to_pixels(box, map_.shape, height, width))
+                      for score, box in peaks(map_, 0.1, edge, 10)]  # fmt: skip
+    found.sort(key=lambda one: -one[0])
+    boxes = [(0.0, 0.0, float(width), float(height)), *(box for _, box in found)]
+    return np.array(list(dict.fromkeys(boxes))[:MAX_PROPOSALS])
 
 
 def _agreement(boxes, dense, height, width):
@@ -529,7 +568,7 @@ def _agreement(boxes, dense, height, width):
 def _largest_of_boxes(scores, boxes, height, width, labels):
     """For each label the largest score of the boxes over a pixel, a dict of float32 (H, W)."""
     maps = {label: np.zeros((height, width), np.float32) for label in labels}
-    for row, (x0, y0, x1, y1) in zip(scores, boxes.astype(int)):
+    for row, (x0, y0, x1, y1) in zip(scores, boxes.astype(np.int64)):
         for label, score in zip(labels, row):
             part = maps[label][y0:y1, x0:x1]
             np.maximum(part, score, out=part)
