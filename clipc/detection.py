@@ -524,13 +524,17 @@ def _proposals(model, rgb, known, options, progress):
     boxes, inside = boxes[visible], inside[visible]
     whole = np.concatenate([np.floor(inside[:, :2]), np.ceil(inside[:, 2:])], axis=1).astype(np.int64)
     scores = _crop_scores(model, rgb, whole, size, known, options, progress)
+    named = np.ones(scores.shape, bool)
     if dense is not None:
         scores = scores * _agreement(boxes, dense, height, width)
+    elif len(scores):
+        # A box that the reader drew holds one thing; of clipc's own several labels may be right.
+        named = np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None]
     maps = _largest_of_boxes(scores, whole, height, width, known.labels) if options.maps else None
     found = [
         (label, float(row[label]), tuple(boxes[i]))
         for i, row in enumerate(scores)
-        for label in np.flatnonzero(row > options.threshold)
+        for label in np.flatnonzero(named[i])
     ]
     return _detections(found, known.labels, options, height, width, maps)
 

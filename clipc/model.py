@@ -510,7 +510,7 @@ class Model:
             Words for what is no object; a label competes with them and with the other labels. None: those of
             `clipc.detection.BACKGROUND`; an empty list: none.
         boxes : array (N, 4), optional
-            For "proposals": x0, y0, x1, y1, pixels of the original picture.
+            For "proposals": x0, y0, x1, y1, pixels of the original picture. Each gets its best label.
         max_detections : int
             Most detections for a picture.
         maps : bool
