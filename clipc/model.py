@@ -503,14 +503,16 @@ class Model:
             score instead (Soft-NMS, Bodla et al. 2017), None keeps it. Default 0.5; for "owl" None, as
             transformers.
         clip : bool
-            For "owl": cut boxes at the edges of the picture. Those of the other methods never reach beyond.
+            For "owl": cut boxes at the edges of the picture. Those of the other methods never reach beyond,
+            except given `boxes`, which come back as they were.
         templates : str or list of str
             As for `classifier`.
         background : list of str, optional
             Words for what is no object; a label competes with them and with the other labels. None: those of
             `clipc.detection.BACKGROUND`; an empty list: none.
         boxes : array (N, 4), optional
-            For "proposals": x0, y0, x1, y1, pixels of the original picture. Each gets its best label.
+            For "proposals": x0, y0, x1, y1, pixels of the original picture. Each gets its best label; those
+            that show nothing of the picture are left out.
         max_detections : int
             Most detections for a picture.
         maps : bool
