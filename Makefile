@@ -1,5 +1,6 @@
-# make demo   installs what is missing, builds clipc, and classifies a photograph
-# make test   the same, and runs the tests
+# make demo        installs what is missing, builds clipc, and classifies a photograph
+# make test        the same, and runs the tests
+# make notebooks   installs what they need, and executes the notebooks in place
 #
 # Everything goes into the folder $(VENV). Another interpreter: make demo PYTHON=python3.13
 
@@ -10,7 +11,7 @@ SANITIZE = build/sanitize
 
 SOURCES = $(shell find csrc clipc -name '*.[ch]' -o -name '*.py' -o -name '*.gz' -o -name '*.safetensors')
 
-.PHONY: demo test test-full test-sanitize benchmark lint clean
+.PHONY: demo test test-full test-sanitize benchmark notebooks lint clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/clipc --version
@@ -31,6 +32,10 @@ test-sanitize: $(VENV)/installed $(VENV)/tools-installed
 benchmark: $(VENV)/installed $(VENV)/tools-installed
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(VENV)/bin/pytest benchmarks
 
+# NOTEBOOKS=notebooks/04_zero_shot_detection.ipynb executes one of them.
+notebooks: $(VENV)/installed $(VENV)/notebooks-installed
+	$(VENV)/bin/python tools/execute_notebooks.py $(NOTEBOOKS)
+
 lint: $(VENV)/tools-installed
 	$(VENV)/bin/ruff check .
 
@@ -47,6 +52,10 @@ $(VENV)/installed: $(VENV)/bin/pip setup.py pyproject.toml $(SOURCES)
 $(VENV)/tools-installed: $(VENV)/bin/pip pyproject.toml
 	$(PIP) install '.[test]'
 	$(PIP) install --no-deps clip-anytorch grad-cam
+	touch $@
+
+$(VENV)/notebooks-installed: $(VENV)/bin/pip pyproject.toml
+	$(PIP) install '.[notebooks]'
 	touch $@
 
 clean:

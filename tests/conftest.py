@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,10 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # A shell starts what it runs in the background with this signal ignored, and children would inherit that:
+    # the tests of Ctrl-C would wait for ever.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "full: needs a full-size random model; runs with --full")
     config.addinivalue_line("markers", "memory: measures memory, which is another under a sanitizer")
 
