@@ -20,7 +20,8 @@ demo: $(VENV)/installed
 test: $(VENV)/installed $(VENV)/tools-installed
 	$(VENV)/bin/pytest $(PYTEST_OPTIONS)
 
-# Those tests that `make test` leaves out because they take minutes: models of full size.
+# Those tests that `make test` leaves out because they take minutes: models of full size, the notebooks, and the
+# oracles of explanations among themselves.
 test-full: $(VENV)/installed $(VENV)/tools-installed
 	$(VENV)/bin/pytest --full -m full $(PYTEST_OPTIONS)
 

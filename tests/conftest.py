@@ -12,7 +12,7 @@ from core_process import CoreProcess, supported_levels
 
 
 def pytest_addoption(parser):
-    parser.addoption("--full", action="store_true", help="also run the tests with full-size random models")
+    parser.addoption("--full", action="store_true", help="also run what takes long: see the marker full")
 
 
 def pytest_configure(config):
@@ -20,13 +20,15 @@ def pytest_configure(config):
     # the tests of Ctrl-C would wait for ever.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    config.addinivalue_line("markers", "full: needs a full-size random model; runs with --full")
+    config.addinivalue_line(
+        "markers", "full: takes long (full-size models, notebooks, oracles among themselves); runs with --full"
+    )
     config.addinivalue_line("markers", "memory: measures memory, which is another under a sanitizer")
 
 
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--full"):
-        skip = pytest.mark.skip(reason="full-size model: runs with --full")
+        skip = pytest.mark.skip(reason="takes long: runs with --full")
         for item in items:
             if "full" in item.keywords:
                 item.add_marker(skip)

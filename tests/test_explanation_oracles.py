@@ -25,6 +25,9 @@ from oracles import (  # noqa: E402
 )
 from oracles import explanations as ex  # noqa: E402
 
+# They hold the oracles against each other, and change only with them.
+pytestmark = pytest.mark.full
+
 TEXTS = ["a photo of a dog", "a photograph of two cats on a red sofa, next to a window", "서울의 경복궁"]
 TEMPLATES = ("a photo of a {}.", "a drawing of the {}", "{}")
 VITS = [name for name in SMALL if SMALL[name].is_vit]

@@ -395,7 +395,9 @@ def test_processes(tiny, pixels, method):
     """Models go to other processes by their path; a child that is forked after use computes as well."""
     expected = tiny.classify(pixels, LABELS)
     with multiprocessing.get_context(method).Pool(2) as pool:
-        for found in pool.map(_classify_in_child, [(tiny, pixels)] * 4, chunksize=1):
+        # Not for ever: a child that cannot import clipc ends, and its task is never answered.
+        waiting = pool.map_async(_classify_in_child, [(tiny, pixels)] * 4, chunksize=1)
+        for found in waiting.get(timeout=120):
             for one, other in zip(found, expected):
                 assert one == pytest.approx(other, abs=1e-5)
 

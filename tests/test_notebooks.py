@@ -66,6 +66,7 @@ def largest_difference(one, other):
 # ---- they run --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @EACH
 def test_without_data(path, folder):
     """It sees the shipped photographs alone, so the committed figures show no others if they are the same."""
@@ -79,6 +80,7 @@ def test_without_data(path, folder):
         assert difference < TOLERANCE, f"the picture of cell {number} is another one than its code makes"
 
 
+@pytest.mark.full
 @EACH
 def test_with_data(path, folder, data_dir):
     notebook = read(path)
@@ -88,6 +90,7 @@ def test_with_data(path, folder, data_dir):
     assert any("CLIPC_DATA" in problem for problem in tool.problems(notebook))
 
 
+@pytest.mark.full
 def test_detection_with_a_detector(folder, oracles, tmp_path):
     """The cells around OWL-ViT, with random weights."""
     require("transformers")
@@ -105,6 +108,7 @@ def test_detection_with_a_detector(folder, oracles, tmp_path):
     assert [line.split(":")[0] for line in "".join(told).splitlines()] == ["cat", "espresso"]
 
 
+@pytest.mark.full
 def test_a_failing_cell_is_an_error(folder):
     from nbclient.exceptions import CellExecutionError
 
@@ -112,6 +116,7 @@ def test_a_failing_cell_is_an_error(folder):
         tool.execute(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")]), folder)
 
 
+@pytest.mark.full
 def test_kernels_see_only_what_they_are_given(folder, monkeypatch):
     monkeypatch.setenv("CLIPC_DATA", "/of/someone")
     monkeypatch.setenv("CLIPC_MODEL", "/of/someone")
