@@ -20,9 +20,8 @@ def pytest_configure(config):
     # the tests of Ctrl-C would wait for ever.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    config.addinivalue_line(
-        "markers", "full: takes long (full-size models, notebooks, oracles among themselves); runs with --full"
-    )
+    takes_long = "full-size models, notebooks, oracles among themselves"
+    config.addinivalue_line("markers", f"full: takes long ({takes_long}); runs with --full")
     config.addinivalue_line("markers", "memory: measures memory, which is another under a sanitizer")
 
 
