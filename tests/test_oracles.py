@@ -119,7 +119,10 @@ def test_weights_depend_on_the_seed_alone(name, seed, random_model):
     again, other = random_state_dict(spec, seed), random_state_dict(spec, seed + 1)
     assert list(first) == list(again) == list(other)
     for key, value in first.items():
-        assert torch.equal(value, again[key]), key
+        if "running_" in key:  # measured; PyTorch's order of summation depends on threads and alignment
+            assert torch.allclose(value, again[key], rtol=1e-4, atol=1e-5), key
+        else:
+            assert torch.equal(value, again[key]), key
         fixed = key == "logit_scale" or key.endswith("num_batches_tracked")
         assert torch.equal(value, other[key]) == fixed, key
 
