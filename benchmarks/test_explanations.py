@@ -96,18 +96,29 @@ def torch_relevance(reference, pixels, text):
 def grad_cam_package(reference, layer, text):
     """The package `grad-cam` for the same layer and score, or None where it is not installed."""
     try:
-        explainer_class = explanations.grad_cam_package().GradCAM
+        base = explanations.grad_cam_package().GradCAM
     except ImportError:
         return None
 
+    class OnTheGrid(base):
+        """Without enlarging the map, which takes OpenCV; clipc's is timed without, too."""
+
+        def get_target_width_height(self, input_tensor):
+            """No size: the map stays on the grid."""
+            return None
+
     class Image(torch.nn.Module):
         """The image tower alone; the package calls a module with pixels."""
+
+        def __init__(self):
+            super().__init__()
+            self.clip = reference  # the package looks for parameters, to find their device
 
         def forward(self, pixels):
             """Features of pixels."""
             return reference.encode_image(pixels)
 
-    explainer = explainer_class(model=Image(), target_layers=[layer])
+    explainer = OnTheGrid(model=Image(), target_layers=[layer])
     return lambda pixels: explainer(pixels, targets=[lambda features: logit(reference, features[None], text)])
 
 
@@ -149,7 +160,7 @@ def test_grad_cam_of_rn50(layer, goal, benchmark, record, rounds, rn50):
     rivals = {"PyTorch autograd": lambda: torch_grad_cam(reference, module, tensor, text)}
     package = grad_cam_package(reference, module, text) if layer == "layer4" else None
     if package:
-        rivals["the package grad-cam"] = lambda: package(tensor)
+        rivals["the package grad-cam"] = lambda: package(tensor.clone().requires_grad_())
     compare(benchmark, record, rounds, f"Grad-CAM, RN50 {layer}", subject,
             lambda: model.encode_image(pixels), rivals, goal)
 
