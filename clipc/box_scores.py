@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from clipc.scores import CENTRE
-from clipc.tables import ScoreTable, count, markdown, percent, percent_range
+from clipc.tables import Compared, ScoreTable, count, markdown, percent, percent_range
 
 WHOLE = "whole picture"
 BASELINES = (CENTRE, WHOLE)
@@ -38,7 +38,7 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
-class DetectionScore:
+class DetectionScore(Compared):
     """How one method did.
 
     Attributes
@@ -91,20 +91,6 @@ class DetectionScore:
     n_detections: int
     seconds: float
     n_pictures: int
-
-    @property
-    def note(self):
-        """What a reader of a table is to notice, or an empty text."""
-        if self.is_baseline:
-            return "baseline"
-        if not self.below_baseline:
-            return ""
-        return f"below {self.baseline}" + ("" if self.is_certain else " (interval holds 0)")
-
-    @property
-    def mark(self):
-        """The note as one sign."""
-        return ("▼" if self.is_certain else "▽") if self.below_baseline else ""
 
 
 class DetectionEvaluation(ScoreTable):

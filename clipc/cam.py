@@ -20,8 +20,9 @@ import numpy as np
 from clipc import image as images
 from clipc import tokenizer
 from clipc.errors import warn
-from clipc.heat_map import HeatMap
+from clipc.heat_map import HeatMap, scaled
 from clipc.progress import progress_bar
+from clipc.vectors import aligned_weights, half_pixel_weights, softmax, unit_rows
 from clipc.word_relevance import WordRelevance
 
 SCORES = ("logit", "cosine", "dot", "probability")
@@ -122,10 +123,10 @@ class _Score(NamedTuple):
         """The scores of image features, (M, D), not normalised: float64 (M, N)."""
         features = features.astype(np.float64)
         if self.kind != "dot":
-            features = _unit(features)
+            features = unit_rows(features)
         scores = self.scale * (features @ self.features.T.astype(np.float64))
         if self.kind == "probability":
-            scores = _softmax(scores, axis=1)
+            scores = softmax(scores, axis=1)
         return scores[:, self.rows]
 
 
@@ -201,16 +202,14 @@ def _word_relevance(model, features, request):
     if request.score.kind == "dot":
         kind = "dot"
     else:
-        features = _unit(features)
+        features = unit_rows(features)
         if request.score.kind == "probability":
             # The logits of the other labels do not depend on this text: dp/dl = p (1 - p).
             p = float(request.score.of(features)[0, 0])
             scale *= p * (1 - p)
     tokens = tokenizer.tokenize(text, context_length=model.context_length)[0]
-    _, relevance = model._core.text_relevance(
-        tokens, request.first_block, (kind, scale, np.ascontiguousarray(features, np.float32), np.zeros(1,
-        np.int64))
-    )
+    score_of_image = (kind, scale, np.ascontiguousarray(features, np.float32), np.zeros(1, np.int64))
+    _, relevance = model._core.text_relevance(tokens, request.first_block, score_of_image)
     words, position = WordRelevance(), 1
     for word, ids in tokenizer.split_words(text):
         words.append((word, float(relevance[position : position + len(ids)].sum())))
@@ -384,33 +383,23 @@ def _each_image(model, image, size, fit, exif, progress, finish):
     """``finish(view, bar)`` of one picture, or the list of them for several."""
     images.check_fit(fit)
     config = model.config
-    if images.is_preprocessed(image):
+    preprocessed = images.is_preprocessed(image)
+    if preprocessed:
         side = size or (image.shape[2] if image.shape[2] == image.shape[3] else config.image_size)
         check_image_size(model, side)
+        image = images.check_preprocessed(image, side)
         box = (0.0, 0.0, float(side), float(side))
-        views = (images.View(one, side, side, box, box) for one in images.check_preprocessed(image, side))
-        count, single = len(image), False
-    else:
-        single = not images.is_batch(image)
-        batch = [image] if single else list(image)
-        if not batch:
-            raise ValueError("image: the list is empty; expected at least one image")
-        views = (
-            images.view(
-                one, size or config.image_size, config.image_mean, config.image_std,
-                fit=fit, exif=exif, index=None if single else index,
-            )
-            for index, one in enumerate(batch)
-        )  # fmt: skip
-        count = len(batch)
-    if single:
-        return finish(next(views), progress)
-    results = []
-    with progress_bar(count, "image", progress) as bar:
-        for view in views:
-            results.append(finish(view, False))
-            bar.update(1)
-    return results
+
+    def finish_image(one, index, bar):
+        if preprocessed:
+            return finish(images.View(one, side, side, box, box), bar)
+        square = size or config.image_size
+        view = images.view(
+            one, square, config.image_mean, config.image_std, fit=fit, exif=exif, index=index
+        )
+        return finish(view, bar)
+
+    return images.each_image(image, finish_image, progress)
 
 
 # ---- signed maps on the grid -----------------------------------------------------------------------------
@@ -482,7 +471,7 @@ def _scorecam(model, request, pixels, progress):
     used = np.flatnonzero(chosen.any(axis=0))
     scores = np.zeros((channels, n_texts))
     scores[used] = _scores_of_channels(model, score, pixels, activations[:, :, used], progress)
-    weights = _softmax(np.where(chosen.T, scores, 0.0), axis=0)
+    weights = softmax(np.where(chosen.T, scores, 0.0), axis=0)
     # What the softmax leaves of an unselected channel counts: its map is in the sum.
     return np.einsum("hwc,cn->nhw", activations.astype(np.float64), weights).astype(np.float32)
 
@@ -490,7 +479,7 @@ def _scorecam(model, request, pixels, progress):
 def _scores_of_channels(model, score, pixels, activations, progress):
     """The score of the picture seen through each channel, float64 (channels, texts)."""
     size, channels = pixels.shape[-1], activations.shape[2]
-    rows, columns = (_aligned_weights(size, n) for n in activations.shape[:2])
+    rows, columns = (aligned_weights(size, n) for n in activations.shape[:2])
     at_once = max(1, MASK_FLOATS // pixels.size)
     scores = []
     with progress_bar(channels, "channel", progress) as bar:
@@ -512,13 +501,13 @@ def _surgery(model, score, features):
     What all texts have in common is taken out: for several texts the mean over them of the products of the
     features, weighted by how well each text fits the picture; for one text, the empty prompt's.
     """
-    features = _unit(features.astype(np.float64))
+    features = unit_rows(features.astype(np.float64))
     texts = score.features.astype(np.float64)
     if len(texts) == 1:
         empty = model.encode_text([t.replace("{}", "") for t in EMPTY_TEMPLATES], normalize=True)
-        empty = _unit(empty.astype(np.float64).mean(axis=0, keepdims=True))
+        empty = unit_rows(empty.astype(np.float64).mean(axis=0, keepdims=True))
         return score.scale * (features[1:] @ (texts - empty).T)
-    p = _softmax(2 * (features[:1] @ texts.T), axis=1)[0]
+    p = softmax(2 * (features[:1] @ texts.T), axis=1)[0]
     weighted = (p / p.mean())[:, None] * texts
     # sum_c f_c (w_t t_c - mean over t' of w_t' t'_c), with the sum taken last
     return score.scale * (features[1:] @ (weighted - weighted.mean(axis=0)).T)[:, score.rows]
@@ -549,9 +538,7 @@ def _heat_map(request, view, values, grid):
 
 def _scale(grids, request):
     """ReLU, then (m - min) / (max - min) for each map; all zeros stay zeros."""
-    positive = np.maximum(grids, 0)
-    low, high = positive.min(axis=(1, 2), keepdims=True), positive.max(axis=(1, 2), keepdims=True)
-    empty = high[:, 0, 0] <= 0
+    empty = grids.max(axis=(1, 2)) <= 0
     if empty.any():
         which = [repr(text) for text, nothing in zip(request.texts, empty) if nothing]
         what = f"the heat map of {', '.join(which)}" if which else "the heat map"
@@ -559,11 +546,7 @@ def _scale(grids, request):
             f"{what} is zero everywhere: no place on the grid speaks for it by {request.method!r} "
             "(raw=True gives the signed values; another method, or a larger image_size, may show more)"
         )
-    # A map that is the same everywhere, such as that of a grid of one cell, speaks for the whole of the
-    # picture.
-    flat = (high == low) & (high > 0)
-    spread = np.where(high > low, high - low, 1)
-    return np.where(flat, 1, (positive - low) / spread).astype(np.float32)
+    return scaled(grids)
 
 
 def _signed_scale(grid):
@@ -579,40 +562,3 @@ def _enlarge(grids, view):
     maps = rows @ grids @ columns.T
     # Weights sum to 1 up to rounding; the contract is [0, 1], or [-1, 1] for a difference.
     return np.clip(maps, -1, 1, out=maps)
-
-
-def half_pixel_weights(n_out, n_in, begin, end):
-    """Linear interpolation of n_in cells, which fill `begin` to `end`, at n_out pixel centres: (n_out, n_in).
-
-    Centres of pixels and cells lie at halves; beyond the outer cells' centres their values stay; pixels whose
-    centre is outside of `begin` to `end` get zeros.
-    """
-    centres = np.arange(n_out) + 0.5
-    at = np.clip((centres - begin) / (end - begin) * n_in - 0.5, 0, n_in - 1)
-    weights = _linear_weights(at, n_in)
-    weights[(centres < begin) | (centres > end)] = 0
-    return weights
-
-
-def _aligned_weights(n_out, n_in):
-    """Linear interpolation with the corners aligned, as torch's align_corners=True: (n_out, n_in)."""
-    return _linear_weights(np.linspace(0, n_in - 1, n_out) if n_out > 1 else np.zeros(1), n_in)
-
-
-def _linear_weights(at, n_in):
-    lower = np.minimum(at.astype(np.int64), max(n_in - 2, 0))
-    fraction = at - lower
-    weights = np.zeros((len(at), n_in), np.float32)
-    position = np.arange(len(at))
-    weights[position, lower] = 1 - fraction
-    weights[position, np.minimum(lower + 1, n_in - 1)] += fraction
-    return weights
-
-
-def _unit(features):
-    return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
-
-
-def _softmax(values, axis):
-    exponentials = np.exp(values - values.max(axis=axis, keepdims=True))
-    return exponentials / exponentials.sum(axis=axis, keepdims=True)

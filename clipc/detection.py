@@ -15,11 +15,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipc import _core, tokenizer
+from clipc import _core, owl, tokenizer
 from clipc import image as images
+from clipc.arguments import whole_number
+from clipc.cam import check_image_size
 from clipc.detections import Detection, Detections
 from clipc.model import check_labels
 from clipc.progress import progress_bar
+from clipc.vectors import half_pixel_weights, softmax, unit_rows
 
 METHODS = ("auto", "windows", "dense", "proposals", "owl")
 
@@ -52,7 +55,7 @@ SOFTENING = {"windows": 0.5, "dense": 0.5, "proposals": 1.0}
 # An object ends where its map has fallen to this share of its peak.
 EDGE = 0.5
 
-THRESHOLDS = {"windows": 0.4, "dense": 0.4, "proposals": 0.25, "owl": 0.1}
+THRESHOLDS = {"windows": 0.4, "dense": 0.4, "proposals": 0.25, "owl": owl.DEFAULT_THRESHOLD}
 NMS_IOU = 0.5
 
 # Cells along the shorter side of the map that windows are added up on, and how many it has at most: pictures
@@ -132,47 +135,36 @@ def detect(model, image, labels, *, templates, background, exif, progress, clip,
 
 
 def _each_image(image, finish, progress):
-    """``finish(image, index, progress)`` of one picture, or the list of them for several."""
     if images.is_preprocessed(image):
         raise TypeError("image: detection needs the original picture, not a preprocessed array")
-    if not images.is_batch(image):
-        return finish(image, None, progress)
-    if not image:
-        raise ValueError("image: the list is empty; expected at least one image")
-    results = []
-    with progress_bar(len(image), "image", progress) as bar:
-        for index, one in enumerate(image):
-            results.append(finish(one, index, False))
-            bar.update(1)
-    return results
+    return images.each_image(image, finish, progress)
 
 
 # ---- with a detection head -------------------------------------------------------------------------------
 
 
 def _detect_owl(model, image, labels, templates, options, clip, exif, progress):
-    from clipc import owl
-
     labels = check_label_names(labels)
     queries = model.classifier(labels, templates)
 
     def finish(one, index, _):
         outputs = owl.outputs(model, one, image_size=options.image_size, exif=exif, index=index)
         found = owl.select(outputs, owl.logits(outputs, queries), threshold=options.threshold, clip=clip)
-        return _owl_detections(found, labels, options, outputs.view)
+        return _owl_detections(
+            found, labels, outputs.view, nms=options.nms, threshold=options.threshold,
+            max_detections=options.max_detections, maps=options.maps,
+        )  # fmt: skip
 
     return _each_image(image, finish, progress)
 
 
 def detect_by_image(model, image, query, *, label, max_detections, progress, exif, **options):
     """See `clipc.Model.detect_by_image`."""
-    from clipc import owl
-
     owl.require_detection_head(model)
     if not isinstance(label, str):
         raise TypeError(f"label: expected a str, got {type(label).__name__}")
     threshold, nms = (_number(name, options[name], 0, 1) for name in ("threshold", "nms"))
-    chosen = _Chosen("owl", threshold, None, _count("max_detections", max_detections), False)
+    max_detections = whole_number("max_detections", max_detections)
     asked = owl.outputs(model, query, image_size=options["image_size"], exif=exif)
     feature = owl.query_feature(asked, options["query_box"])[None]
 
@@ -181,36 +173,25 @@ def detect_by_image(model, image, query, *, label, max_detections, progress, exi
         found = owl.select_by_image(
             outputs, owl.logits(outputs, feature), threshold=threshold, nms=nms, clip=options["clip"]
         )
-        return _owl_detections(found, (label,), chosen, outputs.view)
+        return _owl_detections(found, (label,), outputs.view, max_detections=max_detections)
 
     return _each_image(image, finish, progress)
 
 
-class _Chosen(NamedTuple):
-    """What `_owl_detections` needs of `Options`."""
-
-    method: str
-    threshold: float
-    nms: float | str | None
-    max_detections: int
-    maps: bool
-
-
-def _owl_detections(found, labels, options, view):
+def _owl_detections(found, labels, view, *, max_detections, nms=None, threshold=0.0, maps=False):
     boxes, scores, classes = found
     boxes, classes = boxes.astype(np.float32), classes.astype(np.int64)
-    items = [
-        Detection(labels[classes[i]], score, tuple(boxes[i].tolist()))
-        for i, score in select(boxes, scores, classes, options)
-    ]
-    maps = None
-    if options.maps:
+    kept = select(boxes, scores, classes, nms=nms, threshold=threshold, max_detections=max_detections)
+    items = [Detection(labels[classes[i]], score, tuple(boxes[i].tolist())) for i, score in kept]
+    by_label = None
+    if maps:
         rows = np.zeros((len(boxes), len(labels)), np.float32)
         rows[np.arange(len(boxes)), classes] = scores
         whole = np.clip(np.rint(boxes), 0, [view.width, view.height] * 2)
-        maps = _largest_of_boxes(rows, whole, view.height, view.width, labels)
-    size = (view.width, view.height)
-    return Detections(items, image_size=size, labels=labels, method=options.method, maps=maps)
+        by_label = _largest_of_boxes(rows, whole, view.height, view.width, labels)
+    return Detections(
+        items, image_size=(view.width, view.height), labels=labels, method="owl", maps=by_label
+    )
 
 
 # ---- checks ----------------------------------------------------------------------------------------------
@@ -243,13 +224,11 @@ def _check_options(
     if features not in known_features:
         raise ValueError(f"features: expected {' or '.join(map(repr, known_features))}, got {features!r}")
     if image_size is not None:
-        from clipc.cam import check_image_size
-
         image_size = check_image_size(model, image_size)
     return Options(
-        method, threshold, nms, _check_boxes(boxes), _count("max_detections", max_detections), bool(maps),
-        image_size, scales, stride, features,
-        CROP_BATCH if batch_size is None else _count("batch_size", batch_size),
+        method, threshold, nms, _check_boxes(boxes), whole_number("max_detections", max_detections),
+        bool(maps), image_size, scales, stride, features,
+        CROP_BATCH if batch_size is None else whole_number("batch_size", batch_size),
     )  # fmt: skip
 
 
@@ -275,14 +254,6 @@ def _number(name, value, least, most):
     if isinstance(value, (bool, str)) or not least <= number <= most:
         raise ValueError(f"{name}: expected a number from {least} to {most}, got {value!r}")
     return number
-
-
-def _count(name, value):
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected a whole number, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name}: expected 1 or more, got {value}")
-    return int(value)
 
 
 def _check_boxes(boxes):
@@ -424,10 +395,8 @@ def _crop_scores(model, rgb, boxes, size, known, options, progress):
 def _scores(model, features, known, options):
     """softmax over labels and background of the softened logits, without the background: (M, labels)."""
     model._check_finite(features)
-    features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-30)
-    logits = np.float32(SOFTENING[options.method] * model.logit_scale) * (features @ known.classifier.T)
-    logits = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (logits / logits.sum(axis=1, keepdims=True))[:, : len(known.labels)]
+    scale = np.float32(SOFTENING[options.method] * model.logit_scale)
+    return softmax(scale * (unit_rows(features) @ known.classifier.T))[:, : len(known.labels)]
 
 
 def _mean_of_windows(scores, windows, shape, cell):
@@ -499,8 +468,6 @@ def _dense_grid(model, shape, image_size):
 
 def _zoomed(maps, zoom):
     """Maps on a grid that is `zoom` times finer, bilinear with half-pixel centres."""
-    from clipc.cam import half_pixel_weights
-
     rows, columns = maps.shape[1:]
     along_y = half_pixel_weights(rows * zoom, rows, 0, rows * zoom)
     along_x = half_pixel_weights(columns * zoom, columns, 0, columns * zoom)
@@ -645,8 +612,6 @@ def _from_maps(maps, known, options, height, width):
 
 
 def _enlarged(maps, labels, height, width):
-    from clipc.cam import half_pixel_weights
-
     along_y = half_pixel_weights(height, maps.shape[1], 0, height)
     along_x = half_pixel_weights(width, maps.shape[2], 0, width)
     return {label: along_y @ map_ @ along_x.T for label, map_ in zip(labels, maps)}
@@ -658,21 +623,24 @@ def _detections(found, labels, options, height, width, maps=None):
     boxes = np.array([one[2] for one in found], np.float32).reshape(-1, 4)
     scores = np.array([one[1] for one in found], np.float32)
     classes = np.array([one[0] for one in found], np.int64)
-    kept = select(boxes, scores, classes, options)
+    kept = select(
+        boxes, scores, classes, nms=options.nms, threshold=options.threshold,
+        max_detections=options.max_detections,
+    )  # fmt: skip
     items = [Detection(labels[found[i][0]], score, found[i][2]) for i, score in kept]
     return Detections(items, image_size=(width, height), labels=labels, method=options.method, maps=maps)
 
 
-def select(boxes, scores, classes, options):
+def select(boxes, scores, classes, *, nms, threshold, max_detections):
     """(index, score) of the detections that stay, highest score first."""
-    if options.nms == "soft":
-        indices, scores_of_kept = _core.soft_nms(boxes, scores, classes=classes, threshold=options.threshold)
-        order = np.argsort(-scores_of_kept, kind="stable")
-        kept = [(int(indices[i]), float(scores_of_kept[i])) for i in order]
+    if nms == "soft":
+        indices, scores = _core.soft_nms(boxes, scores, classes=classes, threshold=threshold)
+        order = np.argsort(-scores, kind="stable")
+        kept = zip(indices[order], scores[order])
     else:
-        if options.nms is None:
+        if nms is None:
             indices = np.argsort(-scores, kind="stable")
         else:
-            indices = _core.nms(boxes, scores, options.nms, classes=classes)
-        kept = [(int(i), float(scores[i])) for i in indices]
-    return kept[: options.max_detections]
+            indices = _core.nms(boxes, scores, nms, classes=classes)
+        kept = zip(indices, scores[indices])
+    return [(int(index), float(score)) for index, score in kept][:max_detections]

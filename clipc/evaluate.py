@@ -31,7 +31,6 @@ The boxes come from `read_boxes`, or from a list of `AnnotatedPicture` of your o
 from __future__ import annotations
 
 import math
-import operator
 import os
 import warnings
 from collections.abc import Callable
@@ -41,9 +40,11 @@ import numpy as np
 
 from clipc import image
 from clipc.annotations import AnnotatedPicture, AnnotatedPictures, read_boxes
+from clipc.arguments import whole_number
 from clipc.as_function import resolve_model
 from clipc.box_measures import BoxRun, import_pycocotools
 from clipc.box_scores import BASELINES, ClassScore, DetectionEvaluation, DetectionScore
+from clipc.cam import METHODS
 from clipc.errors import ClipcWarning, ImageError, warn
 from clipc.map_measures import (
     Curves,
@@ -75,9 +76,6 @@ __all__ = [
 
 # COCO's pictures have a longer side of 640 pixels; tolerances are given for that size.
 COCO_SIDE = 640
-
-# Methods whose map is the same for every text.
-_WITHOUT_TEXT = ("eigencam", "rollout")
 
 # Of the centre baseline's map, as a share of the sides.
 _CENTRE_SIGMA = 0.25
@@ -372,12 +370,12 @@ limit, seed, skip_unreadable, progress, **options
     _check_number("tolerance", tolerance, zero=True)
     if tolerance_at is not None:
         _check_number("tolerance_at", tolerance_at)
-    steps = _check_whole("steps", steps, 2)
+    steps = whole_number("steps", steps, 2)
     if limit is not None:
-        limit = _check_whole("limit", limit, 1)
-    seed = _check_whole("seed", seed, 0)
+        limit = whole_number("limit", limit, 1)
+    seed = whole_number("seed", seed, 0)
     if image_size is not None:
-        image_size = _check_whole("image_size", image_size, 1)
+        image_size = whole_number("image_size", image_size, 1)
 
     if isinstance(data, (str, os.PathLike)):
         data = read_boxes(data, skip_unreadable=skip_unreadable)
@@ -407,11 +405,12 @@ limit, seed, skip_unreadable, progress, **options
         baselines=bool(baselines),
         seed=seed,
     )
-    chosen, n_without = _choose(pictures, labels, limit, seed)
+    with_boxes = _with_boxes(list(enumerate(pictures)), labels)
+    chosen = _draw(with_boxes, limit, seed)
     n_unreadable = _visit(chosen, run.add, skip_unreadable, progress)
     if not run.trials:
         raise ValueError(f"none of the {len(chosen)} pictures with a class of interest can be read")
-    return run.results(n_without=n_without, n_unreadable=n_unreadable + n_skipped)
+    return run.results(n_without=len(pictures) - len(with_boxes), n_unreadable=n_unreadable + n_skipped)
 
 
 def average_precision(
@@ -511,10 +510,10 @@ def average_precision(
     """
     import_pycocotools()  # before any work
     templates = (templates,) if isinstance(templates, str) else tuple(templates)
-    max_detections = _check_whole("max_detections", max_detections, 1)
+    max_detections = whole_number("max_detections", max_detections, 1)
     if limit is not None:
-        limit = _check_whole("limit", limit, 1)
-    seed = _check_whole("seed", seed, 0)
+        limit = whole_number("limit", limit, 1)
+    seed = whole_number("seed", seed, 0)
     given = {"templates": templates, "threshold": threshold, "max_detections": max_detections, **options}
     methods = _check_methods(
         methods, given, default="auto", not_here=_NOT_FOR_BOXES, baselines=BASELINES if baselines else ()
@@ -527,11 +526,8 @@ def average_precision(
     if needs_model or model is not None:
         model = _resolve_model(model)
     labels = _check_labels(labels, data, pictures, model)
-    chosen = list(enumerate(pictures))
-    if limit is not None and limit < len(chosen):
-        drawn = np.random.default_rng(seed).choice(len(chosen), limit, replace=False)
-        chosen = [chosen[i] for i in sorted(drawn)]
-    _check_boxes([picture for _, picture in chosen], labels)
+    chosen = _draw(list(enumerate(pictures)), limit, seed)
+    _with_boxes(chosen, labels)  # average precision needs something to find
 
     run = BoxRun(
         model=model,
@@ -641,15 +637,6 @@ def _check_number(name, value, zero=False):
         raise ValueError(f"{name}: expected a number of pixels, {'0 or' if zero else ''} more, got {value}")
 
 
-def _check_whole(name, value, least):
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected a whole number, got {value!r}")
-    value = operator.index(value)
-    if value < least:
-        raise ValueError(f"{name}: expected {least} or more, got {value}")
-    return value
-
-
 def _check_data(data):
     pictures = list(data) if isinstance(data, (list, tuple)) else None
     if pictures is None or not all(isinstance(picture, AnnotatedPicture) for picture in pictures):
@@ -693,25 +680,22 @@ def _check_labels(labels, data, pictures, model):
     return tuple(labels)
 
 
-def _choose(pictures, labels, limit, seed):
-    """[(position, picture)] of those with a class of interest, and how many have none."""
+def _with_boxes(numbered, labels):
+    """Those of [(position, picture)] with a box of a label; an error when there are none."""
     wanted = set(labels)
-    chosen = [(i, picture) for i, picture in enumerate(pictures) if wanted & picture.boxes.keys()]
-    n_without = len(pictures) - len(chosen)
+    chosen = [(i, picture) for i, picture in numbered if wanted & picture.boxes.keys()]
     if not chosen:
         shown = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "")
-        raise ValueError(f"data: none of the {len(pictures)} pictures has a box of {shown}")
-    if limit is not None and limit < len(chosen):
-        drawn = np.random.default_rng(seed).choice(len(chosen), limit, replace=False)
-        chosen = [chosen[i] for i in sorted(drawn)]
-    return chosen, n_without
+        raise ValueError(f"data: none of the {len(numbered)} pictures has a box of {shown}")
+    return chosen
 
 
-def _check_boxes(pictures, labels):
-    """Average precision needs something to find."""
-    if not any(label in picture.boxes for picture in pictures for label in labels):
-        shown = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "")
-        raise ValueError(f"data: none of the {len(pictures)} pictures has a box of {shown}")
+def _draw(numbered, limit, seed):
+    """At most `limit` of [(position, picture)], drawn at random, in their order."""
+    if limit is None or limit >= len(numbered):
+        return numbered
+    drawn = np.random.default_rng(seed).choice(len(numbered), limit, replace=False)
+    return [numbered[i] for i in sorted(drawn)]
 
 
 def _share(values, inside):
@@ -836,7 +820,7 @@ class _Run:
         with warnings.catch_warnings():
             # Empty maps are counted, which says more than a warning for each.
             warnings.filterwarnings("ignore", "the heat map .*is zero everywhere", ClipcWarning)
-            if name in _WITHOUT_TEXT:
+            if name in METHODS and not METHODS[name].text:
                 return [self.model.grad_cam(rgb, None, **options)] * len(prompts)
             if name == "surgery" and options["labels"] is None:
                 # Each text alone: the formula for several texts would tell it which classes are there.

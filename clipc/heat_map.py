@@ -5,6 +5,37 @@ from __future__ import annotations
 import numpy as np
 
 
+def scaled(grids):
+    """Signed grids, (GH, GW) or (N, GH, GW), as maps in [0, 1]: ReLU, then (m - min) / (max - min) for each.
+
+    All zeros stay zeros. A map with the same positive value everywhere, such as that of a grid of one cell,
+    speaks for the whole of the picture: it is 1.
+    """
+    positive = np.maximum(grids, 0)
+    low, high = (f(positive, axis=(-2, -1), keepdims=True) for f in (np.min, np.max))
+    flat = (high == low) & (high > 0)
+    return np.where(flat, 1, (positive - low) / np.where(high > low, high - low, 1)).astype(positive.dtype)
+
+
+def cell_centres(rows, columns, shape, box):
+    """Where the centres of cells lie, when a grid of this shape, (GH, GW), fills a box.
+
+    Parameters
+    ----------
+    rows, columns : int or int array
+    shape : tuple of int
+    box : tuple of float
+        (x0, y0, x1, y1)
+
+    Returns
+    -------
+    x, y : float or float array
+    """
+    x0, y0, x1, y1 = box
+    height, width = shape
+    return x0 + (columns + 0.5) * (x1 - x0) / width, y0 + (rows + 0.5) * (y1 - y0) / height
+
+
 class HeatMap(np.ndarray):
     """A heat map for one picture and one text, (H, W), or for one picture and N texts, (N, H, W).
 
@@ -96,12 +127,8 @@ class HeatMap(np.ndarray):
             (x, y), in pixels of the original picture.
         """
         row, column = np.unravel_index(np.argmax(grid), grid.shape)
-        x0, y0, x1, y1 = self.grid_box
-        height, width = grid.shape
-        return (
-            float(x0 + (column + 0.5) * (x1 - x0) / width),
-            float(y0 + (row + 0.5) * (y1 - y0) / height),
-        )
+        x, y = cell_centres(row, column, grid.shape, self.grid_box)
+        return float(x), float(y)
 
     def __repr__(self):
         what = ", ".join(repr(text) for text in self.texts[:3]) + (", …" if len(self.texts) > 3 else "")

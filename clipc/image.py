@@ -20,15 +20,16 @@ import numpy as np
 
 from . import _core
 from .errors import ImageError, warn
+from .progress import progress_bar
 
 MAX_PIXELS_VARIABLE = "CLIPC_MAX_IMAGE_PIXELS"
+DEFAULT_MAX_PIXELS = 178_956_970  # where Pillow, too, refuses an image as a decompression bomb
+
 # Files that are taken for images where a folder is named.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 # How an image that is no square becomes one; see `view`.
 FITS = ("crop", "squash", "pad")
-
-DEFAULT_MAX_PIXELS = 178_956_970  # where Pillow, too, refuses an image as a decompression bomb
 
 _EXIF_ORIENTATION = 0x0112
 _KINDS = "a path, bytes, a uint8 array (H, W, 3), (H, W) or (H, W, 4), or a PIL image"
@@ -79,12 +80,52 @@ def to_rgb(image, *, exif=False, index=None):
         When the bytes are not a complete, undamaged image, or an image of more pixels than the environment
         variable ``CLIPC_MAX_IMAGE_PIXELS`` allows (default 178,956,970).
     """
-    return _to_rgb(image, exif, index)
+    label = _label(image, index)
+    if isinstance(image, np.ndarray):
+        return _array_to_rgb(image, label)
+    if isinstance(image, (str, os.PathLike)):
+        return _file_to_rgb(_read(image, label), exif, label)
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        # A copy of what can change, because the core looks at the bytes more than once without the GIL.
+        return _file_to_rgb(image if isinstance(image, bytes) else bytes(image), exif, label)
+    if _is_pil(image):
+        return _pil_to_rgb(image, exif, label)
+    hint = ""
+    if isinstance(image, (list, tuple)):
+        hint = "; lists of images cannot be nested" if index is not None else "; one image, not a list"
+    elif hasattr(image, "__array__"):
+        hint = "; convert it with numpy.asarray"
+    elif hasattr(image, "__iter__"):
+        hint = "; make a list of it"
+    raise TypeError(f"{label}: expected {_KINDS}, got {type(image).__name__}{hint}")
 
 
 def is_batch(images):
     """Whether `images` is several images: a list, a tuple, or a preprocessed array (N, 3, R, R)."""
     return isinstance(images, (list, tuple)) or is_preprocessed(images)
+
+
+def each_image(images, function, progress):
+    """``function(image, index, progress)`` of one image (index None), or the list of them for several.
+
+    Parameters
+    ----------
+    images : image, list of images, or preprocessed array (N, 3, R, R)
+    function : callable
+        Its `progress` says whether to show a bar of its own, which a single image may have.
+    progress : bool
+        Show a bar that counts the images.
+    """
+    if not is_batch(images):
+        return function(images, None, progress)
+    if not len(images):
+        raise ValueError("image: the list is empty; expected at least one image")
+    results = []
+    with progress_bar(len(images), "image", progress) as bar:
+        for index, image in enumerate(images):
+            results.append(function(image, index, False))
+            bar.update(1)
+    return results
 
 
 def preprocess(images, size, mean, std, *, exif=False, first_index=0):
@@ -131,7 +172,7 @@ def preprocess(images, size, mean, std, *, exif=False, first_index=0):
     # Here and not earlier: the first image tells a mistake before memory for all of them is taken.
     result = None
     for index, image in enumerate(items):
-        rgb = _to_rgb(image, exif, None if single else first_index + index)
+        rgb = to_rgb(image, exif=exif, index=None if single else first_index + index)
         if result is None:
             result = np.empty((len(items), 3, size, size), np.float32)
         _core.preprocess(rgb, size, mean, std, out=result[index])
@@ -183,7 +224,7 @@ def view(image, size, mean, std, *, fit="crop", exif=False, index=None):
     View
     """
     check_fit(fit)
-    rgb = _to_rgb(image, exif, index)
+    rgb = to_rgb(image, exif=exif, index=index)
     height, width = rgb.shape[:2]
     seen, square = seen_box(height, width, size, fit), square_box(height, width, size, fit)
     mean, std = _three_floats("mean", mean), _three_floats("std", std)
@@ -268,28 +309,6 @@ def square_box(height, width, size, fit="crop"):
         (size - left) * width / new_width,
         (size - top) * height / new_height,
     )
-
-
-def _to_rgb(image, exif, index):
-    """`to_rgb` for the image at position `index` of a list, or for a single one when it is None."""
-    label = _label(image, index)
-    if isinstance(image, np.ndarray):
-        return _array_to_rgb(image, label)
-    if isinstance(image, (str, os.PathLike)):
-        return _file_to_rgb(_read(image, label), exif, label)
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        # A copy of what can change, because the core looks at the bytes more than once without the GIL.
-        return _file_to_rgb(image if isinstance(image, bytes) else bytes(image), exif, label)
-    if _is_pil(image):
-        return _pil_to_rgb(image, exif, label)
-    hint = ""
-    if isinstance(image, (list, tuple)):
-        hint = "; lists of images cannot be nested" if index is not None else "; one image, not a list"
-    elif hasattr(image, "__array__"):
-        hint = "; convert it with numpy.asarray"
-    elif hasattr(image, "__iter__"):
-        hint = "; make a list of it"
-    raise TypeError(f"{label}: expected {_KINDS}, got {type(image).__name__}{hint}")
 
 
 def _label(image, index):

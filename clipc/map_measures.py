@@ -7,8 +7,9 @@ import math
 
 import numpy as np
 
-from clipc.heat_map import HeatMap
+from clipc.heat_map import HeatMap, cell_centres, scaled
 from clipc.scores import RANDOM
+from clipc.vectors import linear_weights, softmax, unit_rows
 
 # Of the insertion's blurred picture: pixels at that side, in proportion at others.
 _BLUR_SIGMA, _BLUR_SIDE = 5.0, 224
@@ -57,23 +58,16 @@ class GridMap:
         return self._centres(*np.nonzero(self.grid == self.grid.max()))
 
     def _centres(self, rows, columns):
-        x0, y0, x1, y1 = self.grid_box
-        height, width = self.grid.shape
-        xs = x0 + (columns + 0.5) * (x1 - x0) / width
-        ys = y0 + (rows + 0.5) * (y1 - y0) / height
-        return np.stack([xs, ys], axis=1)
+        return np.stack(cell_centres(rows, columns, self.grid.shape, self.grid_box), axis=1)
 
     def values(self):
         """The map after ReLU and scaling, of the picture's size."""
         if self._values is None:
-            positive = np.maximum(self.grid, 0)
-            low, high = positive.min(), positive.max()
-            # The same positive value everywhere is no gradient of importance, but no lack of it either.
-            scaled = (positive - low) / (high - low) if high > low else np.sign(positive)
+            values = scaled(self.grid)
             height, width = self._size
-            if scaled.shape != self._size:
-                scaled = self._sample(scaled, np.arange(width) + 0.5, np.arange(height) + 0.5)
-            self._values = scaled
+            if values.shape != self._size:
+                values = self._sample(values, np.arange(width) + 0.5, np.arange(height) + 0.5)
+            self._values = values
         return self._values
 
     def on_square(self, box, size):
@@ -85,22 +79,10 @@ class GridMap:
     def _sample(self, grid, xs, ys):
         """Bilinear, half-pixel centres; beyond the outer centres the outer values."""
         x0, y0, x1, y1 = self.grid_box
-        across = _linear_weights((xs - x0) / (x1 - x0) * grid.shape[1] - 0.5, grid.shape[1])
-        down = _linear_weights((ys - y0) / (y1 - y0) * grid.shape[0] - 0.5, grid.shape[0])
+        height, width = grid.shape
+        across = linear_weights((xs - x0) / (x1 - x0) * width - 0.5, width, np.float64)
+        down = linear_weights((ys - y0) / (y1 - y0) * height - 0.5, height, np.float64)
         return down @ grid @ across.T
-
-
-def _linear_weights(positions, n):
-    """The matrix (len(positions), n) that interpolates n values linearly."""
-    positions = np.clip(positions, 0, n - 1)
-    left = np.floor(positions).astype(int)
-    right = np.minimum(left + 1, n - 1)
-    share = positions - left
-    rows = np.arange(len(positions))
-    weights = np.zeros((len(positions), n))
-    weights[rows, left] = 1 - share
-    weights[rows, right] += share
-    return weights
 
 
 def distinct_grids(maps, picture):
@@ -201,10 +183,7 @@ class Curves:
         while batch := list(itertools.islice(squares, _BATCH)):
             features.append(_encode_squares(self.model, np.stack(batch)))
         features = np.concatenate(features).astype(np.float64)
-        norms = np.linalg.norm(features, axis=1, keepdims=True)
-        logits = self.model.logit_scale * (features / np.maximum(norms, 1e-30)) @ self.classifier.T
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return exponentials / exponentials.sum(axis=1, keepdims=True)
+        return softmax(self.model.logit_scale * unit_rows(features) @ self.classifier.T)
 
 
 def _encode_squares(model, squares):

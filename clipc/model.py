@@ -9,9 +9,11 @@ import threading
 import numpy as np
 
 from clipc import _core, image, tokenizer, weights
+from clipc.arguments import whole_number
 from clipc.errors import WeightsError, warn
 from clipc.prediction import Prediction, Predictions
 from clipc.progress import progress_bar
+from clipc.vectors import softmax, unit_rows
 
 DTYPES = ("float32",)
 
@@ -138,7 +140,7 @@ class Model:
         KeyboardInterrupt
             Ctrl-C stops between two layers.
         """
-        batch_size = _positive_int("batch_size", DEFAULT_BATCH_SIZE if batch_size is None else batch_size)
+        batch_size = whole_number("batch_size", DEFAULT_BATCH_SIZE if batch_size is None else batch_size)
         if isinstance(images, np.ndarray) or not image.is_batch(images):
             features = self._core.encode_images(self.preprocess(images, exif=exif))
             return self._finish(features, normalize)
@@ -268,7 +270,7 @@ class Model:
                 return self._classifiers[key]
         prompts = [template.replace("{}", label) for label in key[0] for template in key[1]]
         features = self.encode_text(prompts, normalize=True).reshape(len(key[0]), len(key[1]), -1)
-        matrix = features[:, 0] if len(key[1]) == 1 else _unit_rows(features.mean(axis=1))
+        matrix = features[:, 0] if len(key[1]) == 1 else unit_rows(features.mean(axis=1))
         matrix = np.ascontiguousarray(matrix)
         matrix.flags.writeable = False
         with self._lock:
@@ -307,14 +309,14 @@ class Model:
         whether any fits.
         """
         if top_k is not None:
-            top_k = _positive_int("top_k", top_k)
+            top_k = whole_number("top_k", top_k)
         labels = check_labels(labels)
         matrix = self.classifier(labels, templates)
         single = _is_one_image(images)
         features = self._image_features(images, batch_size=batch_size, exif=exif, progress=progress)
         predictions = Predictions(
             Prediction.from_probabilities(labels, row, top_k)
-            for row in _softmax(self._logits(features, matrix))
+            for row in softmax(self._logits(features, matrix).astype(np.float64))
         )
         return predictions[0] if single else predictions
 
@@ -632,7 +634,7 @@ class Model:
                 raise ValueError(f"features: expected shape (N, {self.embed_dim}), got {images.shape}")
             if not np.isfinite(features).all():
                 raise ValueError("features: expected finite numbers, got NaN or infinity")
-            return _unit_rows(features)
+            return unit_rows(features)
         return self.encode_image(images, normalize=True, batch_size=batch_size, exif=exif, progress=progress)
 
     def _logits(self, image_features, text_features):
@@ -647,7 +649,7 @@ class Model:
 
     def _finish(self, features, normalize):
         self._check_finite(features)
-        return _unit_rows(features) if normalize else features
+        return unit_rows(features) if normalize else features
 
     def _check_tokens(self, tokens):
         if tokens.ndim != 2 or not len(tokens):
@@ -761,7 +763,7 @@ def set_num_threads(n):
         1 or more. The default is the number of processors that the process may use (its affinity mask and
         its control group's quota).
     """
-    _core.set_num_threads(_positive_int("n", n))
+    _core.set_num_threads(whole_number("n", n))
 
 
 def get_num_threads():
@@ -803,30 +805,10 @@ def show_config(mode="stdout"):
     print("\n".join(f"{key:<{width}}  {value}" for key, value in config.items()))
 
 
-def _unit_rows(features):
-    """Rows scaled to length 1; a row of zeros stays zero."""
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(norms, np.finfo(np.float32).tiny)
-
-
-def _softmax(logits):
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
 def _is_one_image(images):
     if isinstance(images, np.ndarray) and images.dtype.kind == "f":
         return images.ndim == 1
     return not image.is_batch(images)
-
-
-def _positive_int(name, value):
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected a whole number, got {value!r}")
-    value = value.__index__()
-    if value < 1:
-        raise ValueError(f"{name}: expected 1 or more, got {value}")
-    return value
 
 
 def check_labels(labels):

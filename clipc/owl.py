@@ -87,7 +87,7 @@ def view(model, image, *, image_size=None, exif=False, index=None):
         return images.view(
             image, size, config.image_mean, config.image_std, fit="squash", exif=exif, index=index
         )
-    rgb = images._to_rgb(image, exif, index)
+    rgb = images.to_rgb(image, exif=exif, index=index)
     height, width = rgb.shape[:2]
     side = max(height, width)
     pixels = _shrink_padded(rgb, size)
@@ -287,57 +287,31 @@ def corners(outputs, *, clip=False):
     return boxes
 
 
-def detect(
-    model, image, labels, *, templates=("{}",), threshold=None, nms=None, clip=False, image_size=None,
-    exif=False, index=None,
-):  # fmt: skip
-    """Find what labels name in one picture.
+def select(outputs, logits, *, threshold=DEFAULT_THRESHOLD, nms=None, clip=False):
+    """From logits to boxes.
 
     Parameters
     ----------
-    model : Model
-        With a detection head.
-    image : as for `outputs`
-    labels : list of str
-        At least one, no two the same.
-    templates : str or list of str
-        Prompt templates; with several, a query is the unit mean of the unit features of its prompts.
-    threshold : float, optional
-        Boxes with a higher score are kept; default 0.1.
+    outputs : Outputs
+    logits : float32 array, (T, N)
+    threshold : float
+        Boxes with a higher score are kept.
     nms : float, optional
         Remove a box whose IoU with a better one of the same label is higher; default: remove none.
     clip : bool
         Cut off what lies outside of the picture.
-    image_size, exif, index
-        As for `outputs`.
 
     Returns
     -------
-    boxes : float32 array, (N, 4)
+    boxes : float32 array, (M, 4)
         x0, y0, x1, y1, in pixels of the original picture.
-    scores : float32 array, (N,)
+    scores : float32 array, (M,)
         Highest first; sigmoid of the logit of the best label of each box.
-    labels : int64 array, (N,)
+    labels : int64 array, (M,)
         Indices of labels.
-
-    Raises
-    ------
-    ValueError, TypeError
-        A model without a detection head, no labels, a text of more tokens than the model takes (16), and
-        other wrong arguments.
-    OSError, ImageError
-        As `Model.preprocess`.
     """
-    require_detection_head(model)
-    threshold = _fraction("threshold", DEFAULT_THRESHOLD if threshold is None else threshold)
+    threshold = _fraction("threshold", threshold)
     nms = None if nms is None else _fraction("nms", nms)
-    queries = model.classifier(labels, templates)
-    found = outputs(model, image, image_size=image_size, exif=exif, index=index)
-    return select(found, logits(found, queries), threshold=threshold, nms=nms, clip=clip)
-
-
-def select(outputs, logits, *, threshold=DEFAULT_THRESHOLD, nms=None, clip=False):
-    """From logits to boxes, scores and label indices; parameters and result as for `detect`."""
     best = logits.argmax(axis=1)
     scores = _sigmoid(logits.max(axis=1))
     boxes = corners(outputs, clip=clip)
@@ -346,55 +320,6 @@ def select(outputs, logits, *, threshold=DEFAULT_THRESHOLD, nms=None, clip=False
     if nms is not None:
         kept = kept[_core.nms(boxes[kept], scores[kept], nms, classes=best[kept])]
     return boxes[kept], scores[kept], best[kept]
-
-
-def detect_by_image(
-    model, image, query, *, query_box=None, threshold=0.0, nms=0.3, clip=False, image_size=None, exif=False,
-):  # fmt: skip
-    """Find in one picture what another one shows.
-
-    Parameters
-    ----------
-    model : Model
-        With a detection head.
-    image : as for `outputs`
-    query : as for `outputs`
-        A picture of the object.
-    query_box : (x0, y0, x1, y1), optional
-        The object, in pixels of `query`. Without it OWL-ViT takes the whole picture, and OWLv2 the box of
-        the highest objectness.
-    threshold : float
-        Boxes of a lower probability are left out.
-    nms : float
-        Remove a box whose IoU with a better one is higher; 1 removes none.
-    clip : bool
-        Cut off what lies outside of the picture.
-    image_size, exif
-        As for `outputs`.
-
-    Returns
-    -------
-    boxes, scores, labels
-        As for `detect`; labels are all 0. Scores are relative to the best one, which has 1: (p - 0.1 m) /
-        (0.9 m), p the sigmoid of the logit and m the highest one. Boxes for which that is not above 0 are
-        left out.
-
-    Raises
-    ------
-    ValueError, TypeError, OSError, ImageError
-        As `detect`; also for a query box that does not lie in the picture.
-
-    Notes
-    -----
-    ``image_guided_detection`` and ``post_process_image_guided_detection`` of transformers, in which OWL-ViT's
-    query is chosen as by `query_feature`.
-    """
-    require_detection_head(model)
-    threshold, nms = _fraction("threshold", threshold), _fraction("nms", nms)
-    asked = outputs(model, query, image_size=image_size, exif=exif)
-    feature = query_feature(asked, query_box)
-    found = outputs(model, image, image_size=image_size, exif=exif)
-    return select_by_image(found, logits(found, feature[None]), threshold=threshold, nms=nms, clip=clip)
 
 
 def query_feature(outputs, query_box=None):
@@ -408,7 +333,8 @@ def query_feature(outputs, query_box=None):
     outputs : Outputs
         Of the query picture.
     query_box : (x0, y0, x1, y1), optional
-        As for `detect_by_image`.
+        The object, in pixels of the query picture. Without it OWL-ViT takes the whole picture, and OWLv2 the
+        box of the highest objectness.
 
     Returns
     -------
@@ -431,7 +357,28 @@ def query_feature(outputs, query_box=None):
 
 
 def select_by_image(outputs, logits, *, threshold=0.0, nms=0.3, clip=False):
-    """From the logits of one query to boxes, scores and labels; as for `detect_by_image`."""
+    """From the logits of one query, which another picture gave, to boxes.
+
+    ``post_process_image_guided_detection`` of transformers, with the query of `query_feature`.
+
+    Parameters
+    ----------
+    outputs : Outputs
+    logits : float32 array, (T, 1)
+    threshold : float
+        Boxes of a lower probability are left out.
+    nms : float
+        Remove a box whose IoU with a better one is higher; 1 removes none.
+    clip : bool
+        Cut off what lies outside of the picture.
+
+    Returns
+    -------
+    boxes, scores, labels
+        As for `select`; labels are all 0. Scores are relative to the best one, which has 1: (p - 0.1 m) /
+        (0.9 m), p the sigmoid of the logit and m the highest one. Boxes for which that is not above 0 are
+        left out.
+    """
     scores = _sigmoid(logits.max(axis=1))
     # In parts of the square, where no box is cut off.
     kept = np.argsort(-scores, kind="stable")

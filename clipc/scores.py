@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipc.tables import ScoreTable, count, data_frame, markdown, percent, percent_range
+from clipc.tables import Compared, ScoreTable, count, data_frame, markdown, percent, percent_range
 
 BOOTSTRAP_SAMPLES = 2000
 # One picture says nothing about another.
@@ -63,7 +63,7 @@ MEASURES = {
 
 
 @dataclass(frozen=True)
-class MethodScore:
+class MethodScore(Compared):
     """How one method did.
 
     Attributes
@@ -90,6 +90,9 @@ class MethodScore:
         Maps without any positive value. In energy they count as 0; the other measures use the signed grid.
     """
 
+    # What all methods are compared with.
+    baseline = CENTRE
+
     method: str
     score: float
     interval: tuple
@@ -107,20 +110,6 @@ class MethodScore:
     def class_mean(self):
         """The mean of the classes' means, where a rare class weighs as much as a frequent one."""
         return float(np.mean([mean for mean, _ in self.per_class.values()]))
-
-    @property
-    def note(self):
-        """What a reader of a table is to notice, or an empty text."""
-        if self.is_baseline:
-            return "baseline"
-        if not self.below_baseline:
-            return ""
-        return "below centre" if self.is_certain else "below centre (interval holds 0)"
-
-    @property
-    def mark(self):
-        """The note as one sign."""
-        return ("▼" if self.is_certain else "▽") if self.below_baseline else ""
 
 
 MARKS = "▼ below the centre baseline; ▽ below it, but the interval of the difference holds 0"

@@ -6,6 +6,27 @@ import html
 import math
 
 
+class Compared:
+    """What a score says of the baseline that it was compared with.
+
+    A subclass has `is_baseline`, `baseline`, `below_baseline` and `is_certain`.
+    """
+
+    @property
+    def note(self):
+        """What a reader of a table is to notice, or an empty text."""
+        if self.is_baseline:
+            return "baseline"
+        if not self.below_baseline:
+            return ""
+        return f"below {self.baseline}" + ("" if self.is_certain else " (interval holds 0)")
+
+    @property
+    def mark(self):
+        """The note as one sign."""
+        return ("▼" if self.is_certain else "▽") if self.below_baseline else ""
+
+
 class ScoreTable:
     """The scores of some methods. It prints as a table, also in Jupyter.
 

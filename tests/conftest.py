@@ -160,3 +160,37 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.delenv("CLIPC_CACHE", raising=False)
     monkeypatch.setenv("CLIPC_MODEL", "tiny")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def vit(random_model, oracles, tmp_path_factory):
+    """A small vision transformer of three blocks with random weights, patches of 16 pixels, 7 x 7 of them."""
+    import clipc
+
+    spec, weights, _ = random_model("ViT-B/16-small")
+    path = tmp_path_factory.mktemp("vit") / "model.safetensors"
+    oracles.layouts.save_openai(weights, path, metadata=oracles.layouts.metadata_of(spec))
+    return clipc.load(path)
+
+
+@pytest.fixture(scope="session")
+def package_map(oracles):
+    """`oracles.explanations.package_map`; without grad-cam the test is skipped, in CI it fails."""
+    from oracles import explanations
+
+    try:
+        explanations.grad_cam_package()
+    except oracles.OracleMissing as error:
+        unavailable(str(error))
+    return explanations.package_map
+
+
+@pytest.fixture
+def no_system_fonts(monkeypatch):
+    """Pillow's own font alone."""
+    from clipc import drawing
+
+    monkeypatch.setattr(drawing, "_system_fonts", lambda: ((), ()))
+    drawing._found_faces.cache_clear()
+    yield
+    drawing._found_faces.cache_clear()

@@ -34,15 +34,6 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def vit(random_model, oracles, tmp_path_factory):
-    """A small vision transformer with random weights, patches of 16 pixels."""
-    spec, weights, _ = random_model("ViT-B/16-small")
-    path = tmp_path_factory.mktemp("vit") / "model.safetensors"
-    oracles.layouts.save_openai(weights, path, metadata=oracles.layouts.metadata_of(spec))
-    return clipc.load(path)
-
-
-@pytest.fixture(scope="module")
 def photographs():
     return {name[:-4]: clipc.image.to_rgb(os.path.join(IMAGES, name))
             for name in ("cat.png", "coffee.png", "rocket.jpg")}  # fmt: skip

@@ -49,14 +49,6 @@ def outline(picture, place, line, rim, colour, ink):
     return result
 
 
-@pytest.fixture
-def no_system_fonts(monkeypatch):
-    monkeypatch.setattr(drawing, "_system_fonts", lambda: ((), ()))
-    drawing._found_faces.cache_clear()
-    yield
-    drawing._found_faces.cache_clear()
-
-
 def tags(monkeypatch, *arguments, **options):
     """[(text, (left, top, right, bottom))] of the captions that a call draws, the last drawn first."""
     drawn, places = [], []

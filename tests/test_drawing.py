@@ -69,14 +69,6 @@ def figure_parts(monkeypatch):
 
 
 @pytest.fixture
-def no_system_fonts(monkeypatch):
-    monkeypatch.setattr(drawing, "_system_fonts", lambda: ((), ()))
-    drawing._found_faces.cache_clear()
-    yield
-    drawing._found_faces.cache_clear()
-
-
-@pytest.fixture
 def font_file(tmp_path):
     """Pillow's own font as a file: it has the letters of English and little else."""
     path = tmp_path / "font.ttf"

@@ -9,13 +9,12 @@ import math
 
 import numpy as np
 import pytest
-from availability import require, unavailable
+from availability import require
 
 torch = require("torch")
 
 from oracles import (  # noqa: E402
     SMALL,
-    OracleMissing,
     build_reference,
     double_reference,
     layouts,
@@ -67,16 +66,6 @@ def double(random_model):
         return models[name]
 
     return model
-
-
-@pytest.fixture(scope="module")
-def grad_cam():
-    """`oracles.explanations.package_map`, where the package grad-cam is installed."""
-    try:
-        ex.grad_cam_package()
-    except OracleMissing as error:
-        unavailable(str(error))
-    return ex.package_map
 
 
 def picture_for(photos, name, dtype=np.float64):
@@ -231,11 +220,11 @@ PACKAGE_CASES = [("RN50-small", "layer4"), ("RN50-small", "layer2"), ("RN50x4-sm
 @pytest.mark.parametrize("method, score", [("gradcam", "logit"), ("gradcam", "cosine"), ("gradcam", "dot"),
                                            ("layercam", "logit"), ("hirescam", "logit")])
 @pytest.mark.parametrize("name, layer", PACKAGE_CASES)
-def test_grad_cam_package(name, layer, method, score, grad_cam, random_model, photos):
+def test_grad_cam_package(name, layer, method, score, package_map, random_model, photos):
     model, x = random_model(name).reference, picture_for(photos, name, np.float32)
     expected = ex.raw_maps(model, x, TEXTS[:2], method, layer=layer, score=score)
     for text, signed in zip(TEXTS, expected):
-        found, scaled = grad_cam(model, x, text, method, layer=layer, score=score)
+        found, scaled = package_map(model, x, text, method, layer=layer, score=score)
         close(found, signed, 1e-5, f"{name} {layer} {method}")
         # They divide by the largest value + 1e-7, twice.
         peak = np.maximum(signed, 0).max()
@@ -247,29 +236,29 @@ def test_grad_cam_package(name, layer, method, score, grad_cam, random_model, ph
 
 @pytest.mark.parametrize("name, layer", [("RN50-small", "layer4"), ("RN50-small", "layer2"),
                                          ("RN50x4-small", "layer3.1")])
-def test_grad_cam_package_plus_plus(name, layer, grad_cam, random_model, photos):
+def test_grad_cam_package_plus_plus(name, layer, package_map, random_model, photos):
     # They add 1e-6 to a denominator of the size of the squared gradient, which of CLIP's logits is often
     # smaller than that. A score 10,000 times as large leaves the definition alone and makes it negligible.
     model, x = random_model(name).reference, picture_for(photos, name, np.float32)
     a, g = ex.activations_and_gradients(model, x, TEXTS[:1], layer)
-    found, _ = grad_cam(model, x, TEXTS[0], "gradcam++", layer=layer, factor=1e4)
+    found, _ = package_map(model, x, TEXTS[0], "gradcam++", layer=layer, factor=1e4)
     close(found, ex.gradcam_plus_plus(a, 1e4 * g[0]), 1e-4, f"{name} {layer}")
 
 
-def test_grad_cam_package_score_cam(grad_cam, random_model, photos):
+def test_grad_cam_package_score_cam(package_map, random_model, photos):
     model, x = random_model("ViT-B/16-small").reference, picture_for(photos, "ViT-B/16-small", np.float32)
     for layer in (0, 2):
         expected = ex.raw_maps(model, x, TEXTS[:2], "scorecam", layer=layer)
         for text, signed in zip(TEXTS, expected):
-            close(grad_cam(model, x, text, "scorecam", layer=layer)[0], signed, 1e-4)
+            close(package_map(model, x, text, "scorecam", layer=layer)[0], signed, 1e-4)
 
 
-def test_grad_cam_package_eigen_cam(grad_cam, random_model, photos):
+def test_grad_cam_package_eigen_cam(package_map, random_model, photos):
     # They centre the channels first, and leave the sign to chance.
     model, x = random_model("ViT-B/16-small").reference, picture_for(photos, "ViT-B/16-small", np.float32)
     a = ex.activations(model, x)
     centred = ex.eigencam(a - a.mean((1, 2), keepdim=True)).numpy()
-    found = grad_cam(model, x, TEXTS[0], "eigencam")[0]
+    found = package_map(model, x, TEXTS[0], "eigencam")[0]
     close(found * np.sign((found * centred).sum()), centred, 1e-4)
     assert np.abs(ex.eigencam(a).numpy() - centred).max() > 0.1 * np.abs(centred).max()
 

@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from availability import require, unavailable
+from availability import require
 
 import clipc
 
 torch = require("torch")
 
-from oracles import SMALL, SPECS, OracleMissing, double_reference, layouts, pictures_uint8  # noqa: E402
+from oracles import SMALL, SPECS, double_reference, layouts, pictures_uint8  # noqa: E402
 from oracles import explanations as ex  # noqa: E402
 from oracles.random_models import MEAN, STD  # noqa: E402
 
@@ -488,15 +488,6 @@ def test_a_list_of_pictures(models):
 
 
 # -- the package grad-cam ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def package_map():
-    try:
-        ex.grad_cam_package()
-    except OracleMissing as error:
-        unavailable(str(error))
-    return ex.package_map
 
 
 @pytest.mark.parametrize("method", ["gradcam", "layercam", "hirescam"])

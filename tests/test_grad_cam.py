@@ -32,15 +32,6 @@ def tiny():
     return clipc.load("tiny")
 
 
-@pytest.fixture(scope="module")
-def vit(random_model, oracles, tmp_path_factory):
-    """A small vision transformer of three blocks, 7 x 7 patches."""
-    spec, weights, _ = random_model("ViT-B/16-small")
-    path = tmp_path_factory.mktemp("vit") / "model.safetensors"
-    oracles.layouts.save_openai(weights, path, metadata=oracles.layouts.metadata_of(spec))
-    return clipc.load(path)
-
-
 def silently(function, *arguments, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", clipc.ClipcWarning)

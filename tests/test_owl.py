@@ -105,6 +105,22 @@ def tokens_of(texts):
 # --- what the core computes -----------------------------------------------------------------------------
 
 
+# More boxes than any of these models proposes.
+ALL = 10**6
+
+
+def detect(model, image, labels, **options):
+    """Boxes, scores and indices of labels, by `Model.detect`.
+
+    It refuses an empty label; transformers does not. With one, by the parts that it is made of.
+    """
+    if "" in labels:
+        found = owl.outputs(model, image, image_size=options.pop("image_size", None))
+        return owl.select(found, owl.logits(found, model.classifier(labels)), **options)
+    found = model.detect(image, labels, method="owl", max_detections=ALL, **options)
+    return found.boxes, found.scores, found.label_ids
+
+
 @pytest.mark.parametrize("name", [*SMALL, *NARROW, *FULL])
 def test_text_queries_agree(name, detectors, pair, oracles):
     """Logits, boxes, features and objectness of each patch, for the real sizes and grids of pictures."""
@@ -145,7 +161,7 @@ def test_another_size_of_picture(name, detectors, pair, oracles):
     check_logits(logits, expected["logits"], f"{name} at {side}, logits")
 
     picture = oracles.pictures_uint8(1, 90, 130)[0]
-    boxes, scores, labels = owl.detect(model, picture, LABELS, image_size=side)
+    boxes, scores, labels = detect(model, picture, LABELS, image_size=side)
     assert boxes.shape == (len(scores), 4) and len(scores) == len(labels) > spec.grid**2
 
 
@@ -212,7 +228,11 @@ def test_detection_by_text_agrees(name, size, detectors, pair, pictures):
 
     threshold = threshold_in_a_gap(every["scores"].numpy())
     (expected,) = processor.post_process_object_detection(output, threshold, target_sizes(size))
-    boxes, scores, labels = owl.detect(model, picture, MANY_LABELS, threshold=threshold)
+    boxes, scores, labels = detect(model, picture, MANY_LABELS, threshold=threshold)
+    named = [label for label in MANY_LABELS if label]
+    parts = owl.select(found, owl.logits(found, model.classifier(named)), threshold=threshold)
+    for whole, part in zip(detect(model, picture, named, threshold=threshold), parts):
+        np.testing.assert_allclose(whole, part, rtol=1e-6)
     nearest = check_boxes((boxes, scores), (expected["boxes"].numpy(), expected["scores"].numpy()), size)
     two = np.sort(arrays["logits"], axis=1)[every["scores"].numpy() > threshold, -2:]
     clear = two[:, 1] - two[:, 0] > 1e-4
@@ -237,7 +257,10 @@ def test_detection_by_image_agrees(name, nms, detectors, pair, pictures):
         (expected,) = processor.post_process_image_guided_detection(
             output, threshold, nms, target_sizes(size)
         )
-        boxes, scores, labels = owl.detect_by_image(model, picture, query, threshold=threshold, nms=nms)
+        of_query = model.detect_by_image(
+            picture, query, threshold=threshold, nms=nms, max_detections=ALL
+        )
+        boxes, scores, labels = of_query.boxes, of_query.scores, of_query.label_ids
         check_boxes((boxes, scores), (expected["boxes"].numpy(), expected["scores"].numpy()), size)
         assert scores[0] == pytest.approx(1, abs=1e-5) and (labels == 0).all()
     assert len(boxes) < spec.grid**2
@@ -327,7 +350,7 @@ def test_templates(pair, pictures):
     each = np.stack([model.encode_text([t.replace("{}", n) for t in templates]) for n in ("dog", "cat")])
     each /= np.linalg.norm(each, axis=2, keepdims=True)
     np.testing.assert_allclose(logits, owl.logits(found, each.mean(axis=1)), atol=1e-5)
-    boxes, _, _ = owl.detect(model, pictures[SIZES[0]], ["dog", "cat"], templates=templates)
+    boxes, _, _ = detect(model, pictures[SIZES[0]], ["dog", "cat"], templates=templates)
     assert len(boxes) == (logits.max(axis=1) > -np.log(9)).sum()
 
 
@@ -335,9 +358,9 @@ def test_from_one_label_to_500(pair, pictures):
     _, _, model = pair("OWLv2 small")
     picture = pictures[SIZES[1]]
     names = [f"thing number {i}" for i in range(500)]
-    boxes, scores, labels = owl.detect(model, picture, names, threshold=0.0)
+    boxes, scores, labels = detect(model, picture, names, threshold=0.0)
     assert len(boxes) == 81 and len(set(labels.tolist())) > 5 and labels.max() < 500
-    one = owl.detect(model, picture, names[:1], threshold=0.0)
+    one = detect(model, picture, names[:1], threshold=0.0)
     assert len(one[0]) == 81 and (one[2] == 0).all()
     assert scores.min() >= one[1].min() and scores[0] >= one[1][0] - 1e-6
 
@@ -346,7 +369,7 @@ def test_tiny_pictures(pair):
     for name in SMALL:
         _, _, model = pair(name)
         for size in ((1, 1), (1, 40), (30, 1)):
-            boxes, _, _ = owl.detect(model, np.full((*size, 3), 99, np.uint8), ["a", "b"], clip=True)
+            boxes, _, _ = detect(model, np.full((*size, 3), 99, np.uint8), ["a", "b"], clip=True)
             assert np.isfinite(boxes).all() and boxes.min() >= 0 and (boxes <= [*size[::-1]] * 2).all()
 
 
@@ -418,8 +441,8 @@ def test_exif_orientation(pair, tmp_path, oracles):
     exif[0x0112] = 6  # turn by 90 degrees clockwise
     Image.fromarray(picture).save(tmp_path / "turned.png", exif=exif)
     turned = np.ascontiguousarray(np.rot90(picture, -1))
-    found = owl.detect(model, tmp_path / "turned.png", ["dog"], exif=True)
-    for a, b in zip(found, owl.detect(model, turned, ["dog"])):
+    found = detect(model, tmp_path / "turned.png", ["dog"], exif=True)
+    for a, b in zip(found, detect(model, turned, ["dog"])):
         np.testing.assert_array_equal(a, b)
 
 
@@ -432,9 +455,9 @@ def test_a_model_without_a_head():
     assert not tiny._core.has_detection_head and tiny.config.detector is None
     message = "'tiny' is a CLIP model, a ModifiedResNet, without a detection head"
     with pytest.raises(ValueError, match=message):
-        owl.detect(tiny, picture, ["dog"])
+        owl.outputs(tiny, picture)
     with pytest.raises(ValueError, match=message):
-        owl.detect_by_image(tiny, picture, picture)
+        tiny.detect_by_image(picture, picture)
     with pytest.raises(ValueError, match="no detection head"):
         tiny._core.detection_outputs(np.zeros((3, 64, 64), np.float32))
 
@@ -450,22 +473,35 @@ def test_wrong_arguments(pair):
         ({"templates": "a photo"}, ValueError, "no {}"),
         ({"threshold": 1.5}, ValueError, "threshold: expected a number from 0 to 1, got 1.5"),
         ({"threshold": float("nan")}, ValueError, "threshold"),
-        ({"nms": "much"}, TypeError, "nms: expected a number from 0 to 1"),
         ({"image_size": 100}, ValueError, "image_size: expected a multiple of 16"),
         ({"image_size": 160.0}, TypeError, "image_size"),
-        ({"image": np.zeros((3, 100, 100), np.float32)}, ValueError, "multiple of 16"),
-        ({"image": np.zeros((3, 160, 96), np.float32)}, ValueError, "shape"),
-        ({"image": np.full((3, 160, 160), np.nan, np.float32)}, ValueError, "finite"),
         ({"image": np.zeros((40, 30, 3), np.float32)}, TypeError, "uint8"),
     ]
     for changed, error, message in wrong:
         arguments = {"image": picture, "labels": ["dog"], **changed}
         with pytest.raises(error, match=message):
-            owl.detect(model, **arguments)
-    owl.detect(model, picture, ["dog " * 14])
+            detect(model, **arguments)
+    detect(model, picture, ["dog " * 14])
+    found = owl.outputs(model, picture)
+    logits = owl.logits(found, model.classifier(["dog"]))
+    for options, error, message in [
+        ({"threshold": 1.5}, ValueError, "threshold: expected a number from 0 to 1, got 1.5"),
+        ({"threshold": float("nan")}, ValueError, "threshold"),
+        ({"nms": "much"}, TypeError, "nms: expected a number from 0 to 1"),
+    ]:
+        with pytest.raises(error, match=message):
+            owl.select(found, logits, **options)
+    for image, error, message in [
+        (np.zeros((3, 100, 100), np.float32), ValueError, "multiple of 16"),
+        (np.zeros((3, 160, 96), np.float32), ValueError, "shape"),
+        (np.full((3, 160, 160), np.nan, np.float32), ValueError, "finite"),
+        (np.zeros((40, 30, 3), np.float32), TypeError, "uint8"),
+    ]:
+        with pytest.raises(error, match=message):
+            owl.outputs(model, image)
     for box in ([0, 0, 1], "box", [5, 5, 5, 9], [30, 0, 50, 9], [0, 0, np.nan, 1], [-9, -9, 0, 5]):
         with pytest.raises((ValueError, TypeError), match="query_box"):
-            owl.detect_by_image(model, picture, picture, query_box=box)
+            model.detect_by_image(picture, picture, query_box=box)
     with pytest.raises(ValueError, match="tokens"):
         owl.token_queries(model, np.zeros(16, np.int32))
 

@@ -103,7 +103,7 @@ clipc_status clipc_model_layer_gradients(const clipc_model *model, clipc_workspa
     CLIPC_TRY(clipc_target_layer_check(model, layer, &workspace->message));
     clipc_target_layer_shape(model, layer, h, w, &gh, &gw, &c);
     const clipc_arena_mark mark = clipc_arena_get_mark(&workspace->arena);
-    CLIPC_TRY(explain_forward(workspace, &explained, model, image, h, w, layer, true));
+    CLIPC_TRY(explain_forward(workspace, &explained, model, image, h, w, layer, n > 0));
     copy_activations(activations, &explained, layer);
     for (size_t i = 0; i < n; i++) {
         CLIPC_TRY(clipc_score_backward(workspace, &values[i], explained.dfeatures, explained.features, score,

@@ -40,17 +40,12 @@ static PyObject *box_iou(PyObject *module, PyObject *args, PyObject *kwargs)
     status = clipc_box_iou(&workspace, values, a_boxes, (size_t)n, b_boxes, (size_t)m);
     Py_END_ALLOW_THREADS
 
-    if (status == CLIPC_OK) {
-        result = (PyObject *)out;
-        out = NULL;
-    } else {
-        clipc_raise(module, status, &workspace.message);
-    }
+    PyObject *output = (PyObject *)out;
+    result = clipc_take_outputs(module, status, &workspace.message, &output, 1);
     clipc_workspace_free(&workspace);
 cleanup:
     Py_XDECREF(a);
     Py_XDECREF(b);
-    Py_XDECREF(out);
     return result;
 }
 

@@ -298,11 +298,8 @@ static PyObject *preprocess(PyObject *module, PyObject *args, PyObject *kwargs)
     Py_END_ALLOW_THREADS
 
     Py_DECREF(rgb);
-    PyObject *result = (PyObject *)out;
-    if (status != CLIPC_OK) {
-        Py_DECREF(out);
-        result = clipc_raise(module, status, &workspace.message);
-    }
+    PyObject *output = (PyObject *)out;
+    PyObject *result = clipc_take_outputs(module, status, &workspace.message, &output, 1);
     clipc_workspace_free(&workspace);
     return result;
 }
@@ -353,17 +350,12 @@ static PyObject *crops(PyObject *module, PyObject *args, PyObject *kwargs)
         clipc_crops(&workspace, values, pixels, height, width, regions, (size_t)n, (size_t)size, mean, std);
     Py_END_ALLOW_THREADS
 
-    if (status == CLIPC_OK) {
-        result = (PyObject *)out;
-        out = NULL;
-    } else {
-        clipc_raise(module, status, &workspace.message);
-    }
+    PyObject *output = (PyObject *)out;
+    result = clipc_take_outputs(module, status, &workspace.message, &output, 1);
     clipc_workspace_free(&workspace);
 cleanup:
     Py_DECREF(rgb);
     Py_XDECREF(boxes);
-    Py_XDECREF(out);
     return result;
 }
 

@@ -290,11 +290,8 @@ static PyObject *encode(model_object *self, PyArrayObject *input, encode_call ca
     clipc_workspace_free(&workspace);
     Py_END_ALLOW_THREADS
     Py_DECREF(input);
-    if (status != CLIPC_OK) {
-        Py_DECREF(features);
-        return clipc_raise(self->module, status, &workspace.message);
-    }
-    return (PyObject *)features;
+    PyObject *output = (PyObject *)features;
+    return clipc_take_outputs(self->module, status, &workspace.message, &output, 1);
 }
 
 PyArrayObject *clipc_require_images(const model_object *self, PyObject *argument, const char *name, int rank)
