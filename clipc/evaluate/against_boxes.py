@@ -1,10 +1,4 @@
-"""Is an explanation any good, and a detection? Both measured against boxes, and heat maps against the model.
-
-    from clipc import evaluate
-
-    print(evaluate.pointing_game("coco128", methods=["gradcam", "surgery"]))
-    print(evaluate.explanations("coco128", ["gradcam", "scorecam"], limit=50))
-    print(evaluate.average_precision("coco128", methods=["windows", "dense"]))
+"""Explanations and detections held against boxes, and heat maps against the model.
 
 Heat maps
 ---------
@@ -39,11 +33,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipc import image
-from clipc.annotations import AnnotatedPicture, AnnotatedPictures, read_boxes
+from clipc.annotations import AnnotatedPicture, read_boxes
 from clipc.arguments import whole_number
 from clipc.as_function import resolve_model
 from clipc.box_measures import BoxRun, import_pycocotools
-from clipc.box_scores import BASELINES, ClassScore, DetectionEvaluation, DetectionScore
+from clipc.box_scores import BASELINES
 from clipc.cam import METHODS
 from clipc.errors import ClipcWarning, ImageError, warn
 from clipc.map_measures import (
@@ -55,24 +49,7 @@ from clipc.map_measures import (
     hits,
 )
 from clipc.progress import progress_bar
-from clipc.scores import CENTRE, MEASURES, RANDOM, Evaluation, Evaluations, MethodScore
-
-__all__ = [
-    "AnnotatedPicture",
-    "AnnotatedPictures",
-    "ClassScore",
-    "DetectionEvaluation",
-    "DetectionScore",
-    "Evaluation",
-    "Evaluations",
-    "MethodScore",
-    "average_precision",
-    "deletion_insertion",
-    "energy_in_boxes",
-    "explanations",
-    "pointing_game",
-    "read_boxes",
-]
+from clipc.scores import CENTRE, MEASURES, RANDOM, Evaluation, Evaluations
 
 # COCO's pictures have a longer side of 640 pixels; tolerances are given for that size.
 COCO_SIDE = 640

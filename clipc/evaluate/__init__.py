@@ -1,0 +1,38 @@
+"""How good is a model, an explanation, a detection? Imported when asked for.
+
+    from clipc import evaluate
+
+    print(evaluate.pointing_game("coco128", methods=["gradcam", "surgery"]))
+    print(evaluate.explanations("coco128", ["gradcam", "scorecam"], limit=50))
+    print(evaluate.average_precision("coco128", methods=["windows", "dense"]))
+
+Each module below measures one kind of answer; its docstring says how.
+"""
+
+from clipc.annotations import AnnotatedPicture, AnnotatedPictures, read_boxes
+from clipc.box_scores import ClassScore, DetectionEvaluation, DetectionScore
+from clipc.evaluate.against_boxes import (
+    average_precision,
+    deletion_insertion,
+    energy_in_boxes,
+    explanations,
+    pointing_game,
+)
+from clipc.scores import Evaluation, Evaluations, MethodScore
+
+__all__ = [
+    "AnnotatedPicture",
+    "AnnotatedPictures",
+    "ClassScore",
+    "DetectionEvaluation",
+    "DetectionScore",
+    "Evaluation",
+    "Evaluations",
+    "MethodScore",
+    "average_precision",
+    "deletion_insertion",
+    "energy_in_boxes",
+    "explanations",
+    "pointing_game",
+    "read_boxes",
+]
