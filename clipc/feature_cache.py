@@ -606,12 +606,15 @@ class _Store:
                     self.connection.execute("CREATE TABLE about (description TEXT NOT NULL)")
                     self.connection.execute("INSERT INTO about VALUES (?)", (self.description,))
                     self.connection.execute(
-                        "CREATE TABLE features (content BLOB PRIMARY KEY, feature BLOB NOT NULL, "
-                        "crc32 INTEGER NOT NULL) WITHOUT ROWID"
+                        "CREATE TABLE features (content BLOB PRIMARY KEY NOT NULL, feature BLOB NOT NULL, "
+                        "crc32 INTEGER NOT NULL)"
                     )
             kind = self._header()
-        described = self.connection.execute("SELECT description FROM about").fetchall() if kind[2] else None
-        if kind[:2] != (_APPLICATION_ID, _SCHEMA_VERSION) or described != [(self.description,)]:
+        ours = kind[:2] == (_APPLICATION_ID, _SCHEMA_VERSION)
+        if ours:
+            described = self.connection.execute("SELECT description FROM about").fetchall()
+            ours = described == [(self.description,)]
+        if not ours:
             self.close()
             _tell(self.path.parent, f"{self.path.name} is a database of something else")
 
