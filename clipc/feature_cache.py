@@ -33,6 +33,7 @@ from clipc.labelled_images import LabelledImages
 from clipc.model import DEFAULT_BATCH_SIZE
 from clipc.progress import progress_bar
 from clipc.tables import count
+from clipc.weights.layouts import file_stamp
 
 try:
     import sqlite3
@@ -455,9 +456,9 @@ def model_fingerprint(model):
         path = stamp[0]
         try:
             # Before and after: the file that is read shall be the one that was loaded.
-            unchanged = weights.file_stamp(path) == stamp
+            unchanged = file_stamp(path) == stamp
             digest = _digest_of_file(stamp) if unchanged else None
-            unchanged = unchanged and weights.file_stamp(path) == stamp
+            unchanged = unchanged and file_stamp(path) == stamp
         except OSError as error:
             raise _NotKnown(f"the weight file {path} cannot be read any more: {error.strerror}") from None
         if not unchanged:

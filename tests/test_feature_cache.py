@@ -22,6 +22,7 @@ from clipc import feature_cache, image, weights
 from clipc.errors import ClipcWarning, ImageError
 from clipc.feature_cache import encode_files
 from clipc.labelled_images import LabelledImages
+from clipc.weights.layouts import file_stamp
 
 # Which pictures share a batch decides how matrix products are rounded; features have lengths of 5 to 10.
 ROUNDING = {"rtol": 0, "atol": 2e-4}
@@ -269,7 +270,7 @@ def test_weights_are_hashed_once_a_process(model, files, monkeypatch):
     (stamp, digest), = feature_cache._digests.items()
     with open(weights.EMBEDDED_FILE, "rb") as file:
         assert digest == hashlib.sha256(file.read()).hexdigest()
-    assert stamp == weights.file_stamp(weights.EMBEDDED_FILE)
+    assert stamp == file_stamp(weights.EMBEDDED_FILE)
 
 
 def test_model_in_several_files(tmp_path, files):
