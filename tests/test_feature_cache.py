@@ -735,3 +735,17 @@ def test_size_and_clear(model, files, cache, tmp_path):
     assert feature_cache.size(tmp_path / "other") > 0
     assert feature_cache.clear(str(tmp_path / "other")) > 0
     assert encode_files(model, files).n_cached == 0
+
+
+# --- the version of the preprocessing ------------------------------------------------------------------------
+
+
+def test_version_stands_for_the_pixels():
+    """Other pixels than these need another `PREPROCESSING_VERSION`: old features are not theirs."""
+    y, x = np.mgrid[:90, :120]
+    rgb = np.stack([x * 2, y * 2, (x * y) % 256], axis=2).astype(np.uint8)
+    square = clipc._core.resize_crop(rgb, 64)
+    expected = Image.fromarray(rgb).resize((85, 64), Image.BICUBIC).crop((10, 0, 74, 64))
+    np.testing.assert_array_equal(square, np.asarray(expected))
+    digest = hashlib.sha256(square).hexdigest()
+    assert (image.PREPROCESSING_VERSION, digest[:16]) == (1, "d6a97868f6c0ce20")
