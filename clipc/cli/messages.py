@@ -20,6 +20,8 @@ _ARGUMENTS_AS_OPTIONS = {
     "raw=True": "--raw",
     "a larger image_size": "a larger --image-size",
     "font= takes": "--font takes",
+    "skip_unreadable=True": "--skip-unreadable",
+    "skip_ungrouped=True": "--skip-ungrouped",
 }
 
 # How the library calls what these options set, in the messages of its errors.
@@ -28,6 +30,8 @@ _OPTION_OF_ARGUMENT = {
     "image_size": "--image-size", "colormap": "--colormap", "font": "--font",
     "threshold": "--threshold", "nms": "--nms", "max_detections": "--max-detections", "boxes": "--boxes",
     "background": "--background", "templates": "--template", "batch_size": "--batch-size",
+    "groups": "--group", "block": "--block", "labels": "--label", "label_sets": "--compare-wording",
+    "top_k": "--top-k",
 }  # fmt: skip
 
 

@@ -50,11 +50,15 @@ font_option = click.option(
 # fmt: on
 
 
-def computing_options(default_batch=None):
-    """The options of commands that compute with a model; `default_batch` for those that take many inputs."""
+def computing_options(default_batch=None, folders=True):
+    """The options of commands that compute with a model; `default_batch` for those that take many inputs.
+
+    `folders=False`: for those that find their inputs in a table, and not in folders and their subfolders.
+    """
     # fmt: off
+    recursive = click.option("-r", "--recursive", is_flag=True, help="Take the images in subfolders, too.")
     for_many = (
-        click.option("-r", "--recursive", is_flag=True, help="Take the images in subfolders, too."),
+        *([recursive] if folders else []),
         click.option("--skip-unreadable", is_flag=True,
                      help="Report images that cannot be read and go on, instead of stopping."),
         click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help=default_batch),
