@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipc.as_function import resolve_model
+from clipc.bias import statistics
 from clipc.bias.findings import Findings, distinct_sets, label_sets
 from clipc.bias.presets import Preset
 from clipc.bias.samples import (
@@ -108,9 +109,12 @@ def audit(
         images, groups, block, model=model, batch_size=batch_size, exif=exif, cache=cache,
         skip_unreadable=skip_unreadable, skip_ungrouped=skip_ungrouped, progress=progress,
     )  # fmt: skip
-    return judge(
-        sample, asked, model=model, confidence=confidence, resamples=resamples, top_k=top_k, seed=seed
-    )
+    try:
+        return judge(
+            sample, asked, model=model, confidence=confidence, resamples=resamples, top_k=top_k, seed=seed
+        )
+    finally:
+        statistics.forget_shuffles()
 
 
 @dataclass(eq=False, repr=False)

@@ -7,8 +7,9 @@ import numpy as np
 from clipc.bias import statistics
 from clipc.tables import count
 
-# Each kind of test draws from a stream of its own, so that adding one leaves the others' numbers alone.
-SHARES, MEANS, RANKING, ASSOCIATIONS = range(4)
+# Streams of random numbers: for tables of labels, for groups over all pictures, for pairs of groups. Tests on
+# the same pictures look at the same shuffles.
+TABLES, GROUPS, PAIRS = range(3)
 
 
 def label_sets(labels, categories):
@@ -159,10 +160,10 @@ class Findings:
             len(self.labels),
             n_groups,
             members=self.members,
-            **self._shuffles(SHARES),
+            **self._shuffles(TABLES),
         )
         mean_difference, mean_p = statistics.mean_parity_test(
-            self.probabilities, self.groups, n_groups, **self._shuffles(MEANS)
+            self.probabilities, self.groups, n_groups, **self._shuffles(GROUPS)
         )
         tests = distinct_sets(self.members)
         p_holm, mean_p_holm = holm_over_distinct(p, tests), holm_over_distinct(mean_p, tests)
@@ -201,7 +202,7 @@ class Findings:
         rows = []
         for first, second, two, in_first in self._pairs():
             distance, p = statistics.total_variation_test(
-                self.given[two], in_first, len(self.labels), **self._shuffles(SHARES, two)
+                self.given[two], in_first, len(self.labels), **self._shuffles(TABLES, two)
             )
             rows.append({"group_a": first, "group_b": second, "total_variation": distance, "p": p})
         table = _table(rows)
@@ -221,7 +222,7 @@ class Findings:
         columns = [(i, label, k) for i, label in enumerate(self.labels) for k in top_k]
         weights = np.stack([statistics.top_k_weights(cosines[:, i], k) for i, _, k in columns], axis=1)
         skew, group, p, chance = statistics.max_skew_test(
-            weights, self.groups, desired, **self._shuffles(RANKING)
+            weights, self.groups, desired, **self._shuffles(GROUPS)
         )
         p_holm = statistics.holm(p)
         return _table(
@@ -251,7 +252,7 @@ class Findings:
         rows = []
         for first, second, two, in_first in self._pairs():
             effect, p, exact = statistics.association_test(
-                associations[two], in_first, **self._shuffles(ASSOCIATIONS, two)
+                associations[two], in_first, **self._shuffles(PAIRS, two)
             )
             for i, label in enumerate(self.labels[1:]):
                 rows.append(

@@ -99,7 +99,7 @@ PRESETS = {
         Preset(
             "victim-criminal",
             ("Victim", "Criminal"),
-            note=f"Who is taken for whom in a scene of crime. {_SLIDE} Pictures in which only the person differs "
+            note=f"Who is taken for whom in a scene of crime. {_SLIDE} Pictures in which the person differs "
             "(PAIRS: Fraser & Kiritchenko 2024, arXiv 2402.05779) are compared within their scenario: block.",
         ),
         _fairface("fairface", _DEFAULT_SET, _FAIRFACE),

@@ -11,6 +11,7 @@ import numpy as np
 
 from clipc.arguments import whole_number
 from clipc.bias.presets import Preset, find_preset
+from clipc.feature_cache import encode_files
 from clipc.labelled_images import LabelledImages, read_labelled_images
 from clipc.model import check_labels
 from clipc.tables import count
@@ -150,23 +151,24 @@ def read_sample(
     rows = list(zip(*group_columns))
     _check_groups([rows[i] for i in chosen], group_names, "")
 
-    features, kept, unreadable = _encode(
-        images, chosen, model=model, batch_size=batch_size, exif=exif, cache=cache,
+    encoded = encode_files(
+        model, _take(images, chosen), cache=cache, batch_size=batch_size, exif=exif,
         skip_unreadable=skip_unreadable, progress=progress,
     )  # fmt: skip
-    chosen = chosen[kept]
+    chosen = chosen[encoded.kept]
     rows = [rows[i] for i in chosen]
-    _check_groups(rows, group_names, f" after leaving out {count(len(unreadable), 'unreadable picture')}")
+    left_out = count(len(encoded.unreadable), "unreadable picture")
+    _check_groups(rows, group_names, f" after leaving out {left_out}")
     blocks = list(zip(*block_columns))
     return Sample(
-        features=features,
+        features=encoded.features,
         files=[files[i] for i in chosen],
         group_names=group_names,
         groups=[CROSS.join(row) for row in sorted(set(rows), key=_natural)],
         group_of=np.array([CROSS.join(row) for row in rows]),
         block_name=CROSS.join(block_names) or None,
         block_of=np.array([CROSS.join(blocks[i]) for i in chosen]) if blocks else None,
-        unreadable=unreadable,
+        unreadable=encoded.unreadable,
         n_ungrouped=n - int(named.sum()),
         settings={"source": source, "exif": exif},
     )
@@ -256,20 +258,7 @@ def _check_groups(rows, names, when):
         )
 
 
-def _encode(images, chosen, *, model, batch_size, exif, cache, skip_unreadable, progress):
-    """Features of the chosen pictures, which of them could be read, and the others with the reason."""
-    if isinstance(images, np.ndarray) and images.ndim == 2:
-        return model._image_features(images[chosen]), np.arange(len(chosen)), []
-    from clipc.feature_cache import encode_files
-
+def _take(images, chosen):
     if isinstance(images, LabelledImages):
-        images = images.take(chosen)
-    elif isinstance(images, np.ndarray):
-        images = images[chosen]
-    else:
-        images = [images[i] for i in chosen]
-    encoded = encode_files(
-        model, images, cache=cache, batch_size=batch_size, exif=exif, skip_unreadable=skip_unreadable,
-        progress=progress,
-    )  # fmt: skip
-    return encoded.features, encoded.kept, list(encoded.unreadable)
+        return images.take(chosen)
+    return images[chosen] if isinstance(images, np.ndarray) else [images[i] for i in chosen]

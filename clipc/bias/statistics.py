@@ -18,6 +18,7 @@ chance; a large one does not show that groups are treated alike, least of all wi
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
@@ -31,8 +32,11 @@ ROUNDING = 1e-9
 # Cosines of the same picture, computed twice, differ by so much at most.
 COSINE_ROUNDING = 1e-7
 
-# Elements of the arrays that shuffles are computed in: 32 MB as float64.
-CHUNK = 1 << 22
+# Elements of the arrays that shuffles are computed in: 8 MB as float64.
+CHUNK = 1 << 20
+
+# Elements of shuffles that are kept: 32 MB.
+KEPT = 1 << 24
 
 
 # --- intervals --------------------------------------------------------------------------------------------
@@ -270,7 +274,7 @@ def shuffled_tables(labels, groups, n_labels, n_groups, blocks=None, *, resample
         Groups are shuffled among the images of a block only.
     resamples : int
         B.
-    seed : int or sequence of int
+    seed : int or tuple of int
 
     Returns
     -------
@@ -316,28 +320,48 @@ def shuffled_groups(groups, blocks=None, *, resamples=9999, seed=0):
     blocks : int array, (N,), optional
         Shuffle within blocks only.
     resamples : int
-    seed : int or sequence of int
+    seed : int or tuple of int
 
     Yields
     ------
     int array, (b, N)
         The b sum to `resamples`.
     """
-    rng = np.random.default_rng(seed)
-    groups = np.asarray(groups).astype(np.int32)
-    n = len(groups)
-    order = None if blocks is None else np.argsort(blocks, kind="stable")
-    portion = max(1, CHUNK // n)
+    groups = np.ascontiguousarray(groups, np.int16)
+    blocks = None if blocks is None else np.ascontiguousarray(blocks, np.int64)
+    portion = max(1, CHUNK // len(groups))
+    if resamples * len(groups) > KEPT:
+        rng = np.random.default_rng(seed)
+        for begin in range(0, resamples, portion):
+            yield _shuffle(groups, blocks, min(portion, resamples - begin), rng)
+        return
+    key = None if blocks is None else blocks.tobytes()
+    kept = _kept_shuffles(groups.tobytes(), key, resamples, seed)
     for begin in range(0, resamples, portion):
-        count = min(portion, resamples - begin)
-        if blocks is None:
-            yield rng.permuted(np.broadcast_to(groups, (count, n)), axis=1)
-            continue
-        # Sorted by the block and a random number in it, places are shuffled within blocks.
-        keys = rng.random((count, n)) + np.asarray(blocks)[order]
-        shuffled = np.empty((count, n), np.int32)
-        shuffled[:, order] = groups[order][np.argsort(keys, axis=1)]
-        yield shuffled
+        yield kept[begin : begin + portion]
+
+
+def _shuffle(groups, blocks, times, rng):
+    if blocks is None:
+        return rng.permuted(np.broadcast_to(groups, (times, len(groups))), axis=1)
+    # Sorted by the block and a random number in it, places are shuffled within blocks.
+    order = np.argsort(blocks, kind="stable")
+    keys = rng.random((times, len(groups))) + blocks[order]
+    shuffled = np.empty((times, len(groups)), groups.dtype)
+    shuffled[:, order] = groups[order][np.argsort(keys, axis=1)]
+    return shuffled
+
+
+@functools.lru_cache(maxsize=2)
+def _kept_shuffles(groups, blocks, resamples, seed):
+    """The shuffles of one seed, which several tests look at; making them takes longer than looking."""
+    blocks = None if blocks is None else np.frombuffer(blocks, np.int64)
+    return _shuffle(np.frombuffer(groups, np.int16), blocks, resamples, np.random.default_rng(seed))
+
+
+def forget_shuffles():
+    """Free the memory of the shuffles that are kept for the next test, up to 64 MB."""
+    _kept_shuffles.cache_clear()
 
 
 def group_means(values, groups, n_groups):
@@ -375,7 +399,7 @@ def parity_test(
     blocks : int array, (N,), optional
         Shuffle groups within blocks only.
     resamples : int
-    seed : int or sequence of int
+    seed : int or tuple of int
 
     Returns
     -------
@@ -728,7 +752,7 @@ def association_test(associations, in_first, *, blocks=None, resamples=9999, see
         Only images of the same block change places.
     resamples : int
         If there are no more partitions than this, all of them are looked at, else so many random ones.
-    seed : int or sequence of int
+    seed : int or tuple of int
 
     Returns
     -------
@@ -748,6 +772,10 @@ def association_test(associations, in_first, *, blocks=None, resamples=9999, see
     observed = np.where(effect == 0, 0, np.abs(centred[in_first].mean(axis=0)))
     margin = ROUNDING * np.maximum(np.abs(associations).max(axis=0, initial=0), 1e-3)
     exact = n_partitions(in_first, blocks) <= resamples
+    # In this order the shuffles of groups of the same sizes are the same, and kept.
+    order = np.argsort(~in_first, kind="stable") if blocks is None else np.lexsort((~in_first, blocks))
+    centred, in_first = centred[order], in_first[order]
+    blocks = None if blocks is None else np.unique(blocks[order], return_inverse=True)[1]
     if exact:
         portions = [all_partitions(in_first, blocks)]
     else:

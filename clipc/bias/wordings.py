@@ -83,12 +83,15 @@ skip_unreadable, skip_ungrouped, progress
         images, groups, block, model=model, batch_size=batch_size, exif=exif, cache=cache,
         skip_unreadable=skip_unreadable, skip_ungrouped=skip_ungrouped, progress=progress,
     )  # fmt: skip
-    reports = {
-        key: judge(
-            sample, asked, model=model, confidence=confidence, resamples=resamples, top_k=top_k, seed=seed
-        )
-        for key, asked in questions.items()
-    }
+    try:
+        reports = {
+            key: judge(
+                sample, asked, model=model, confidence=confidence, resamples=resamples, top_k=top_k, seed=seed
+            )
+            for key, asked in questions.items()
+        }
+    finally:
+        statistics.forget_shuffles()
     return _compare(reports, templates, aligned, confidence)
 
 
