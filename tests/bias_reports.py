@@ -1,7 +1,7 @@
 """Bias reports for tests of how they look: the attributes of an `AuditReport`, from given probabilities.
 
-The statistics behind them are tested elsewhere. Here the simple ones are computed anew, and p values are made up
-from the size of the difference, so that a report is there at once.
+The statistics behind them are tested elsewhere. Here the simple ones are computed anew, and p values are
+made up from the size of the difference, so that a report is there at once.
 """
 
 from types import SimpleNamespace
@@ -69,7 +69,8 @@ def made_up_report(
         comparisons.append({
             "label": label, "kind": kind, "difference": gap,
             "ratio": values[low] / values[high] if values[high] else pd.NA,
-            "highest_group": high if gap else "", "lowest_group": low if gap else "", "p": chance, "p_holm": chance,
+            "highest_group": high if gap else "", "lowest_group": low if gap else "",
+            "p": chance, "p_holm": chance,
             "low": gap - 0.2, "high": min(gap + 0.2, 1), "mean_difference": np.ptp(list(means.values())),
             "mean_p": chance, "mean_p_holm": chance,
         })  # fmt: skip

@@ -1,8 +1,8 @@
 """Plots of bias reports, with matplotlib: points with intervals, distributions, rankings, effect sizes.
 
-Each takes a report and the axes to draw into; without axes it makes a figure of its own, as high as it needs to be.
-All return the axes. Groups keep their colour (Okabe and Ito's, safe for colour-blind readers) through all plots, as
-long as there are no more groups than colours; which group a row is, its name says.
+Each takes a report and the axes to draw into; without axes it makes a figure of its own, as high as it
+needs to be. All return the axes. Groups keep their colour (Okabe and Ito's, safe for colour-blind readers)
+through all plots, as long as there are no more groups than colours; which group a row is, its name says.
 """
 
 from __future__ import annotations
@@ -126,7 +126,9 @@ def _draw_blocks(ax, blocks, draw):
         first = y
         for row in block.rows:
             draw(y, row)
-            ax.text(1.015, y, row.get("beside", ""), transform=ax.get_yaxis_transform(), va="center", size="small")
+            ax.text(
+                1.015, y, row.get("beside", ""), transform=ax.get_yaxis_transform(), va="center", size="small"
+            )
             ticks.append(y)
             names.append(row["name"])
             y += 1
@@ -166,7 +168,8 @@ def _wanted(report, labels, most=SHOWN_LABELS):
     most = max(1, min(most, SHOWN_ROWS // len(report.groups)))
     known = list(zip(report.comparisons["kind"], report.comparisons["label"]))
     if labels is None:
-        return content.notable_labels(report, most)
+        # Where groups differ in something, that all of them never have a label is not worth a place.
+        return content.notable_labels(report, most, only_differing=True)
     labels = [labels] if isinstance(labels, str) else list(labels)
     found = [next((key for key in known if key[1] == label), None) for label in labels]
     for label, key in zip(labels, found):
@@ -186,7 +189,8 @@ def plot_shares(report, ax=None, *, labels=None):
     report : AuditReport
     ax : matplotlib.axes.Axes, optional
     labels : list of str, optional
-        Labels or categories. Default: the categories, and the labels with the largest gaps, up to six together.
+        Labels or categories. Default: the categories, and the labels with the largest gaps, up to six
+        together.
 
     Returns
     -------
@@ -195,7 +199,7 @@ def plot_shares(report, ax=None, *, labels=None):
     with _style():
         colours = colours_of(report.groups)
         wanted = _wanted(report, labels)
-        grouped = {key: part for key, part in report.shares.groupby(["kind", "label"], sort=False)}
+        grouped = dict(iter(report.shares.groupby(["kind", "label"], sort=False)))
         blocks, highest = [], 0.0
         for key in wanted:
             part = grouped[key]
@@ -219,7 +223,8 @@ def plot_shares(report, ax=None, *, labels=None):
         _percent_axis(ax, highest)
         ax.set_title(f"Which label comes first, {_title(report)}")
         ax.set_xlabel(
-            f"share of the group's pictures, with {content.confidence_text(report)} interval; dashed: all pictures"
+            f"share of the group's pictures, with {content.confidence_text(report)} interval; "
+            "dashed: all pictures"
         )
         return ax
 
@@ -229,7 +234,7 @@ def _title(report):
 
 
 def plot_probabilities(report, ax=None, *, labels=None):
-    """How the probability of a label is distributed in each group: a point for each picture, quartiles, median.
+    """How the probability of a label is distributed in each group: points, quartiles, median.
 
     A dashed line marks chance, one divided by the number of labels.
 
@@ -258,13 +263,16 @@ def plot_probabilities(report, ax=None, *, labels=None):
             values = report.probabilities[:, list(report.labels).index(label)]
             rows = [
                 {
-                    "name": _with_n(report, group), "values": values[group_of == group], "colour": colours[group],
+                    "name": _with_n(report, group), "colour": colours[group],
+                    "values": values[group_of == group],
                     "beside": f"median {100 * np.median(values[group_of == group]):.1f} %",
                 }
                 for group in report.groups
             ]  # fmt: skip
             highest = max(highest, float(values.max()))
-            blocks.append(_Block(content.shown(label), rows, beside=f"chance: {100 * chance:.1f} %", line=chance))
+            blocks.append(
+                _Block(content.shown(label), rows, beside=f"chance: {100 * chance:.1f} %", line=chance)
+            )
         ax = _axes(ax, _height(blocks) * 1.25)
         rng = np.random.default_rng(0)
         as_picture = sum(len(row["values"]) for block in blocks for row in block.rows) > MANY_POINTS
@@ -291,15 +299,15 @@ def plot_probabilities(report, ax=None, *, labels=None):
 def plot_ranking(report, ax=None, *, labels=None):
     """MaxSkew of the k pictures nearest to each label; as lines when the report has several k.
 
-    0: the groups are among them as among all pictures. Dashed, or for a single k a short bar: what shuffled groups
-    have on average.
+    0: the groups are among them as among all pictures. Dashed, or for a single k a short bar: what shuffled
+    groups have on average.
 
     Parameters
     ----------
     report : AuditReport
     ax : matplotlib.axes.Axes, optional
     labels : list of str, optional
-        Default: those with the largest gaps, six at most.
+        Default: those with the largest MaxSkew, six at most.
 
     Returns
     -------
@@ -307,8 +315,11 @@ def plot_ranking(report, ax=None, *, labels=None):
     """
     with _style():
         # Not by the number of groups: a line or row is a label.
-        keys = _wanted(report, labels) if labels else content.notable_labels(report, SHOWN_LABELS + 3)
-        wanted = [label for kind, label in keys if kind == "label"][:SHOWN_LABELS]
+        keys = _wanted(report, labels) if labels else content.notable_labels(report)
+        wanted = [label for kind, label in keys if kind == "label"]
+        if not labels and len(wanted) > SHOWN_LABELS:
+            largest = report.ranking.groupby("label")["max_skew"].max().sort_values(ascending=False)
+            wanted = [label for label in wanted if label in set(largest.index[:SHOWN_LABELS])]
         parts = {label: report.ranking[report.ranking["label"] == label].sort_values("k") for label in wanted}
         if report.ranking["k"].nunique() == 1:
             return _ranking_rows(report, ax, parts)
@@ -320,7 +331,8 @@ def _ranking_rows(report, ax, parts):
         {
             "name": f"{content.shown(row.label)}", "value": float(row.max_skew), "chance": float(row.chance),
             "filled": content.is_detected(report, row.p_holm),
-            "beside": f"{content.shown(row.group) or 'none'}, {row.max_skew:.2f} (p = {content.p_text(row.p_holm)})",
+            "beside": f"{content.shown(row.group) or 'none'}, {row.max_skew:.2f} "
+                      f"(p = {content.p_text(row.p_holm)})",
         }
         for part in parts.values() for row in part.itertuples()
     ]  # fmt: skip
@@ -382,7 +394,15 @@ def _label_ends(ax, ends):
         places.append(y)
     over = max(places[-1] - high, 0)
     for (_, name, colour), place in zip(ends, places):
-        ax.text(1.015, place - over, name, transform=ax.get_yaxis_transform(), color=colour, va="center", size="small")
+        ax.text(
+            1.015,
+            place - over,
+            name,
+            transform=ax.get_yaxis_transform(),
+            color=colour,
+            va="center",
+            size="small",
+        )
 
 
 def plot_associations(report, ax=None):
@@ -414,7 +434,8 @@ def plot_associations(report, ax=None):
                 "filled": content.is_detected(report, row.p_holm),
             })  # fmt: skip
         blocks = [
-            _Block(f"{content.shown(a)} | {content.shown(b)}", rows, line=0.0) for (a, b), rows in pairs.items()
+            _Block(f"{content.shown(a)} | {content.shown(b)}", rows, line=0.0)
+            for (a, b), rows in pairs.items()
         ]
         ax = _axes(ax, _height(blocks) if blocks else 2)
 
@@ -454,22 +475,26 @@ def plot_wording(report, ax=None, *, labels=None):
         gaps = report.gaps
         several = len(report.templates) > 1
         blocks = []
-        for number, ((wording, templates), part) in enumerate(gaps.groupby(["wording", "templates"], sort=False)):
+        colours = colours_of(list(report.label_sets))
+        for (wording, templates), part in gaps.groupby(["wording", "templates"], sort=False):
             if labels is None:
-                part = content.first_by(part, "difference", 4)
+                part = content.first_by(content.without_complements(report, part), "difference", 4)
             else:
                 part = part[part["label"].isin([labels] if isinstance(labels, str) else list(labels))]
             rows = [
                 {
-                    "name": content.shown(row.label), "row": row, "colour": COLOURS[number % len(COLOURS)],
+                    "name": content.shown(row.label), "row": row, "colour": colours[wording],
                     "beside": f"{100 * row.difference:.1f}  (p = {content.p_text(row.p_holm)})",
                     "filled": content.is_detected(report, row.p_holm),
                 }
-                for row in part.itertuples() if not content.is_missing(row.difference)
+                for row in part.itertuples()
             ]  # fmt: skip
-            heading = content.shown(f"{wording}, {templates}" if several else str(wording))
+            if len(report.label_sets[wording]) == 2 and len(rows) == 1:
+                rows[0]["name"] = " | ".join(map(content.shown, report.label_sets[wording]))
             if rows:
-                blocks.append(_Block(heading, rows))
+                blocks.append(
+                    _Block(content.shown(f"{wording}, {templates}" if several else str(wording)), rows)
+                )
         ax = _axes(ax, _height(blocks) if blocks else 2)
 
         def draw(y, row):
@@ -486,7 +511,8 @@ def plot_wording(report, ax=None, *, labels=None):
         ax.set_title("The same pictures, other words: gap between groups")
         ax.set_xlabel(
             "largest share minus smallest, in percentage points, with "
-            f"{content.confidence_text(report)} interval\nfilled: p after Holm ≤ {content.threshold_of(report):g}"
+            f"{content.confidence_text(report)} interval\n"
+            f"filled: p after Holm ≤ {content.threshold_of(report):g}"
         )
         return ax
 

@@ -1,13 +1,13 @@
-"""What a bias report says, before it is text, Markdown or HTML: sentences, and tables of cells.
+"""What a bias report says in words, before it is text, Markdown or HTML; its tables are in report_tables.py.
 
-The sentences follow two rules. A gap is called distinguishable from chance only after Holm's adjustment. Where it
-is not, the report says which gap would probably have been found, and never that there is none.
+The sentences follow two rules. A gap is called distinguishable from chance only after Holm's adjustment.
+Where it is not, the report says which gap would probably have been found, and never that there is none.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,14 +23,14 @@ UNDEFINED = "undefined"
 HOW_TO_READ = (
     (
         "Share",
-        "For each picture the model gives every label a probability, and the highest one wins. The share of a "
-        "label is the part of a group's pictures in which it won.",
+        "For each picture the model gives every label a probability, and the highest one wins. The share of "
+        "a label is the part of a group's pictures in which it won.",
     ),
     (
         "95 % interval",
-        "The pictures at hand are a sample. Had others been taken in the same way, the share would have come "
-        "out differently; shares in this interval fit what was counted. It is wide when a group is small. Two "
-        "intervals that overlap do not show that two groups are alike.",
+        "The pictures at hand are a sample. Had others been taken in the same way, the share would have "
+        "come out differently; shares in this interval fit what was counted. It is wide when a group is "
+        "small. Two intervals that overlap do not show that two groups are alike.",
     ),
     (
         "Gap",
@@ -39,9 +39,9 @@ HOW_TO_READ = (
     ),
     (
         "p",
-        "If the groups did not matter, how often would shuffling them among the pictures give a gap at least as "
-        "large? Small values speak against chance. A large value does not speak for equality: with few "
-        "pictures every gap has a large p.",
+        "If the groups did not matter, how often would shuffling them among the pictures give a gap at "
+        "least as large? Small values speak against chance. A large value does not speak for equality: with "
+        "few pictures every gap has a large p.",
     ),
     (
         "p (Holm)",
@@ -60,73 +60,29 @@ HOW_TO_READ = (
     ),
     (
         "MaxSkew, by chance, NDKL",
-        "Take the k pictures nearest to a label. MaxSkew: the logarithm of how much more often than expected the "
-        "most over-represented group is among them; 0 is proportional, 0.69 twice as often. NDKL sums up how "
-        "far the groups in the top 1, 2, 3 ... k are from all pictures; 0 is proportional.",
+        "Take the k pictures nearest to a label. MaxSkew: the logarithm of how much more often than "
+        "expected the most over-represented group is among them; 0 is proportional, 0.69 twice as often. "
+        "NDKL sums up how far the groups in the top 1, 2, 3 ... k are from all pictures; 0 is proportional.",
     ),
     (
         "Effect size d",
-        "Of the association test WEAT: is one group nearer to the first text, compared with the second, than the "
-        "other group? In standard deviations. It looks at similarities instead of who won, so it can show "
-        "what never changes an answer.",
+        "Of the association test WEAT: is one group nearer to the first text, compared with the second, "
+        "than the other group? In standard deviations. It looks at similarities instead of who won, so it "
+        "can show what never changes an answer.",
     ),
-)  # fmt: skip
+)
 
 LIMITS = (
-    "This measures one model with one wording on these pictures. It says nothing about the people in them, and "
-    "nothing about other models, wordings or pictures.",
-    "Groups are as labelled in the data set: what somebody perceived, with errors, in categories that somebody "
-    "chose.",
+    "This measures one model with one wording on these pictures. It says nothing about the people in them, "
+    "and nothing about other models, wordings or pictures.",
+    "Groups are as labelled in the data set: what somebody perceived, with errors, in categories that "
+    "somebody chose.",
     "The labels compete with each other only. A picture gets one of them even if none fits.",
-    "Intervals and p values account for which pictures were drawn, and not for errors of the group labels or for "
-    "groups that differ in more than their name: clothes, background, light, age.",
+    "Intervals and p values account for which pictures were drawn, and not for errors of the group labels "
+    "or for groups that differ in more than their name: clothes, background, light, age.",
     "No difference detected does not mean that there is none.",
     "Not a tool for decisions about persons, and not for guessing what group somebody belongs to.",
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table.
-
-    Attributes
-    ----------
-    cells : tuple of str
-    interval : (value, low, high, equal) or None
-        For a drawing beside it, each 0 to 1; `equal` is where all groups would be if they were alike.
-    marked : bool
-        Whether it is distinguishable from chance.
-    """
-
-    cells: tuple
-    interval: tuple | None = None
-    marked: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table before it is drawn.
-
-    Attributes
-    ----------
-    name : str
-        That of the report's attribute which holds all of it.
-    title, explanation : str
-    header : tuple of str
-    n_text : int
-        How many columns, from the first, hold text. The others hold numbers.
-    rows : list of Row
-    remarks : list of str
-        What stands below it: reasons of undefined values, rows that were left out.
-    """
-
-    name: str
-    title: str
-    explanation: str
-    header: tuple
-    n_text: int
-    rows: list
-    remarks: list
 
 
 @dataclass(frozen=True)
@@ -161,7 +117,7 @@ class Summary:
     threshold: float
 
 
-# -- numbers as text ---------------------------------------------------------------------------------------
+# -- numbers and texts -----------------------------------------------------------------------------------
 
 
 def is_missing(value):
@@ -208,23 +164,33 @@ def quoted(texts):
     return ", ".join(f'"{text}"' for text in texts)
 
 
-# -- how large a gap would have been found ----------------------------------------------------------------
+def shown(text):
+    """A text that stays in its line and cannot move a terminal's cursor."""
+    return printable(" ".join(str(text).split()))
+
+
+def unbreakable(text):
+    """`shown`, with no-break spaces in what belongs together: `p = 0.05`, `12 %`."""
+    return re.sub(r"\bp = ", "p\u00a0=\u00a0", re.sub(r"(?<=\d) %", "\u00a0%", shown(text)))
+
+
+# -- how large a gap would have been found -----------------------------------------------------------------
 
 
 def detectable_gap(n_chosen, sizes, *, alpha=0.05, tests=1, power=POWER):
     """The smallest gap between two shares that is found with a given probability, about.
 
-    The two-sided test of two proportions in its normal approximation (Cohen 1988, chapter 6; Fleiss, Levin and
-    Paik 2003, chapter 4),
+    The two-sided test of two proportions in its normal approximation (Cohen 1988, chapter 6; Fleiss, Levin
+    and Paik 2003, chapter 4),
 
         gap = (z(1 - a / 2) + z(power)) * sqrt(q (1 - q) (1 / n1 + 1 / n2))
 
-    for the two smallest groups. q = (n_chosen + 2) / (N + 4) is the label's share of all pictures after Agresti
-    and Coull (1998), which keeps the gap above 0 for a label that was never chosen. a = alpha / (tests G (G - 1)
-    / 2) is what Holm's adjustment leaves for the smallest of `tests` p values, shared among the pairs of G
-    groups (Bonferroni), since any pair can be the one with the largest gap. The test that a report uses permutes
-    pictures; of this one only its power is taken. Pictures that are paired in blocks, and alike within them, can
-    show smaller gaps.
+    for the two smallest groups. q = (n_chosen + 2) / (N + 4) is the label's share of all pictures after
+    Agresti and Coull (1998), which keeps the gap above 0 for a label that was never chosen. a = alpha /
+    (tests G (G - 1) / 2) is what Holm's adjustment leaves for the smallest of `tests` p values, shared
+    among the pairs of G groups (Bonferroni), since any pair can be the one with the largest gap. The test
+    that a report uses permutes pictures; of this one only its power is taken. Pictures that are paired in
+    blocks, and alike within them, can show smaller gaps.
 
     Parameters
     ----------
@@ -292,7 +258,50 @@ def _n_tests(report):
     return len(set(report.distinct_tests()))
 
 
-# -- sentences -----------------------------------------------------------------------------------------------
+def _resamples_needed(report, tests):
+    """How many resamples let the smallest p pass after Holm's adjustment; None when there are enough."""
+    needed = math.ceil(tests / threshold_of(report) - 1e-9) - 1
+    return needed if report.settings.get("resamples", needed) < needed else None
+
+
+# -- what stands out -------------------------------------------------------------------------------------
+
+
+def _size(value):
+    return -1.0 if is_missing(value) else abs(float(value))
+
+
+def notable_labels(report, limit=None, *, only_differing=False):
+    """Labels and categories as (kind, label): categories first, then those with the largest gaps.
+
+    Up to `limit` keep the order of the report. `only_differing`: without those that all groups have alike,
+    unless all are like that.
+    """
+    table = report.comparisons
+    keys = list(zip(table["kind"], table["label"]))
+    sizes = dict(zip(keys, map(_size, table["difference"])))
+    if only_differing:
+        keys = [key for key in keys if sizes[key] > 0] or keys
+    if limit is None or len(keys) <= limit:
+        return keys
+    kept = sorted(keys, key=lambda key: (key[0] != "category", -sizes[key]))[:limit]
+    return [key for key in keys if key in kept]
+
+
+def shown_label(kind, label):
+    """The name of a label, or of a category in brackets."""
+    return f"[{label}]" if kind == "category" else str(label)
+
+
+def first_by(table, column, limit):
+    """Up to `limit` rows, those with the largest values by size, in the table's order."""
+    if limit is None or len(table) <= limit:
+        return table
+    sizes = np.array(list(map(_size, table[column])))
+    return table.iloc[np.sort(np.argsort(-sizes, kind="stable")[:limit])]
+
+
+# -- an audit in sentences -------------------------------------------------------------------------------
 
 
 def title_of(report):
@@ -300,7 +309,9 @@ def title_of(report):
     labels = ", ".join(report.labels)
     if len(report.labels) > 4 or len(labels) > 60:
         first, second = report.labels[:2]
-        labels = report.preset.name if report.preset else f"{first}, {second} and {len(report.labels) - 2} more"
+        labels = (
+            report.preset.name if report.preset else f"{first}, {second} and {len(report.labels) - 2} more"
+        )
     return f"{labels} by {' × '.join(report.group_names)}"
 
 
@@ -357,7 +368,9 @@ def summary_of(report):
         other = rows.pop()[0].label
     rows.sort(key=lambda pair: (pair[0].kind != "category", -_size(pair[0].difference)))
     for row, gap in rows:
-        what = f'"{row.label}"' + (" (the labels of this category together)" if row.kind == "category" else "")
+        what = f'"{row.label}"' + (
+            " (the labels of this category together)" if row.kind == "category" else ""
+        )
         if mirrored:
             what += f' (and "{other}" the other way round)'
         if is_missing(row.p):
@@ -365,7 +378,9 @@ def summary_of(report):
             continue
         text = "no gap"
         if row.difference > 0:
-            shares = report.shares[(report.shares["label"] == row.label) & (report.shares["kind"] == row.kind)]
+            shares = report.shares[
+                (report.shares["label"] == row.label) & (report.shares["kind"] == row.kind)
+            ]
             share = dict(zip(shares["group"], shares["share"]))
             high, low = row.highest_group, row.lowest_group
             text = (
@@ -381,18 +396,30 @@ def summary_of(report):
         else:
             text += f"; gaps below about {100 * gap:.0f} points would probably have been missed"
             not_detected.append(Finding(what, text))
-    return Summary(detected, not_detected, undefined, _other_tests(report), cautions_of(report), threshold_of(report))
-
-
-def _size(value):
-    return -1.0 if is_missing(value) else abs(float(value))
+    cautions = cautions_of(report)
+    needed = _resamples_needed(report, _n_tests(report))
+    if needed:
+        cautions.append(f"With fewer than {needed} resamples no gap can be distinguishable from chance.")
+    return Summary(
+        detected, not_detected, undefined, _other_tests(report), cautions, threshold_of(report)
+    )
 
 
 def _other_tests(report):
     sentences = []
     for table, column, what, noun in (
-        (report.comparisons, "mean_p_holm", "Mean probabilities, which also see what changes no answer", "gap"),
-        (report.total_variation, "p_holm", "Answers over all labels together (total variation)", "group pair"),
+        (
+            report.comparisons,
+            "mean_p_holm",
+            "Mean probabilities, which also see what changes no answer",
+            "gap",
+        ),
+        (
+            report.total_variation,
+            "p_holm",
+            "Answers over all labels together (total variation)",
+            "group pair",
+        ),
         (report.ranking, "p_holm", "The k nearest pictures (MaxSkew)", "ranking"),
         (report.associations, "p_holm", "Similarities (effect size d)", "association"),
     ):
@@ -401,7 +428,11 @@ def _other_tests(report):
             tested = tested[: _n_tests(report)]
         if tested:
             found = sum(is_detected(report, p) for p in tested)
-            sentences.append(f"{what}: {found} of {count(len(tested), noun)} distinguishable from chance.")
+            sentence = f"{what}: {found} of {count(len(tested), noun)} distinguishable from chance"
+            needed = _resamples_needed(report, len(tested))
+            if needed and not found:
+                sentence += f"; of so many tests none can be with fewer than {needed} resamples"
+            sentences.append(f"{sentence}.")
     return sentences
 
 
@@ -414,8 +445,8 @@ def cautions_of(report):
         cautions.append(f"Small groups ({shown}): look at how wide the intervals are before anything else.")
     if report.model_name == "tiny":
         cautions.append(
-            "tiny tells kinds of persons hardly apart: what it says of persons shows how the statistics work, and "
-            "is no evidence about any other model."
+            "tiny is a small model of everyday things, and none of OpenAI's: what it answers about persons "
+            "is a property of tiny, and no evidence about any other model."
         )
     cautions += getattr(report, "notes", ())
     if report.unreadable:
@@ -442,264 +473,7 @@ def power_sentence(report):
     return text + "."
 
 
-# -- tables ---------------------------------------------------------------------------------------------------
-
-
-def tables_of(report, limit=None):
-    """All tables of a report.
-
-    Parameters
-    ----------
-    report : AuditReport
-    limit : int, optional
-        Labels, and rows of tables over pairs of groups, at most; those with the largest differences stay. None:
-        all.
-
-    Returns
-    -------
-    list of Table
-    """
-    tables = [
-        shares_table(report, limit),
-        comparisons_table(report, limit),
-        mean_comparisons_table(report, limit),
-        total_variation_table(report, limit),
-        ranking_table(report, limit),
-        associations_table(report, limit),
-    ]
-    return [table for table in tables if table.rows]
-
-
-def notable_labels(report, limit=None):
-    """Labels and categories as (kind, label): categories first, then those with the largest gaps.
-
-    Up to `limit` keep the order of the report.
-    """
-    table = report.comparisons
-    keys = list(zip(table["kind"], table["label"]))
-    if limit is None or len(keys) <= limit:
-        return keys
-    sizes = list(map(_size, table["difference"]))
-    order = sorted(range(len(keys)), key=lambda i: (keys[i][0] != "category", -sizes[i]))
-    kept = sorted(order[:limit])
-    return [keys[i] for i in kept]
-
-
-def shown_label(kind, label):
-    """The name of a label, or of a category in brackets."""
-    return f"[{label}]" if kind == "category" else str(label)
-
-
-def shares_table(report, limit=None):
-    wanted = notable_labels(report, limit)
-    confidence = confidence_text(report)
-    total = len(report.files)
-    grouped = {key: part for key, part in report.shares.groupby(["kind", "label"], sort=False)}
-    rows = []
-    for key in wanted:
-        part = grouped[key]
-        equal = part["count"].sum() / total
-        for row in part.itertuples():
-            cells = (
-                shown_label(*key), str(row.group), str(row.n), str(row.count),
-                in_points(row.share), interval_text(row.low, row.high),
-                in_points(row.mean_probability), interval_text(row.mean_low, row.mean_high),
-            )  # fmt: skip
-            interval = None if is_missing(row.low) else (row.share, row.low, row.high, equal)
-            rows.append(Row(cells, interval))
-    remarks = _left_out(len(report.comparisons) - len(wanted), "label", "shares")
-    if any(kind == "category" for kind, _ in wanted):
-        remarks.insert(0, "[In brackets]: a category, the labels of it taken together.")
-    if any(UNDEFINED in row.cells for row in rows):
-        remarks.append("Undefined: the mean of a single picture, or block, has no interval.")
-    return Table(
-        "shares",
-        "Share of the pictures in which a label comes first, and its mean probability",
-        f"In %, with {confidence} intervals: Wilson's for shares, bootstrapped for means.",
-        ("label", "group", "n", "count", "share", f"{confidence} interval", "mean prob.", f"{confidence} interval"),
-        2,
-        rows,
-        remarks,
-    )
-
-
-def comparisons_table(report, limit=None):
-    wanted = set(notable_labels(report, limit))
-    confidence = confidence_text(report)
-    rows, remarks = [], []
-    for row, gap in zip(report.comparisons.itertuples(), detectable_gaps(report)):
-        if (row.kind, row.label) not in wanted:
-            continue
-        even = not is_missing(row.difference) and row.difference == 0
-        cells = (
-            shown_label(row.kind, row.label), "all alike" if even else str(row.highest_group),
-            "" if even else str(row.lowest_group), in_points(row.difference), interval_text(row.low, row.high),
-            in_decimals(row.ratio), p_text(row.p), p_text(row.p_holm), "-" if gap is None else in_points(gap, 0),
-        )  # fmt: skip
-        rows.append(Row(cells, marked=is_detected(report, row.p_holm)))
-        if is_missing(row.ratio):
-            remarks.append(f'Ratio undefined for "{row.label}": no picture of any group has it.')
-    if len(remarks) > 3:
-        remarks = ["Ratios undefined: no picture of any group has the label."]
-    if any(row.cells[-1] == "-" for row in rows):
-        remarks.append("Found from -: not even the gap between none and all.")
-    if len(report.groups) > 2:
-        remarks.append(
-            "The interval takes the two groups as chosen beforehand; for the largest gap among "
-            f"{len(report.groups)} groups it is too narrow."
-        )
-    remarks += _left_out(len(report.comparisons) - len(rows), "label", "comparisons")
-    remarks.append(power_sentence(report))
-    within = f", within the blocks of {report.block_name}" if report.block_name else ""
-    return Table(
-        "comparisons",
-        "Gaps between groups",
-        f"In percentage points; permutation test of the gap{within}. * distinguishable from chance after Holm.",
-        ("label", "highest", "lowest", "gap", f"{confidence} interval", "ratio", "p", "p (Holm)", "found from"),
-        3,
-        rows,
-        remarks,
-    )
-
-
-def mean_comparisons_table(report, limit=None):
-    wanted = set(notable_labels(report, limit))
-    means = report.shares.groupby(["kind", "label"], sort=False)
-    rows = []
-    for row in report.comparisons.itertuples():
-        if (row.kind, row.label) not in wanted:
-            continue
-        part = means.get_group((row.kind, row.label)).set_index("group")["mean_probability"]
-        even = not is_missing(row.mean_difference) and row.mean_difference == 0
-        cells = (
-            shown_label(row.kind, row.label), "all alike" if even else str(part.idxmax()),
-            "" if even else str(part.idxmin()), in_points(row.mean_difference, 2), p_text(row.mean_p),
-            p_text(row.mean_p_holm),
-        )  # fmt: skip
-        rows.append(Row(cells, marked=is_detected(report, row.mean_p_holm)))
-    return Table(
-        "mean_comparisons",
-        "Gaps between mean probabilities",
-        "In percentage points. They also see what does not change which label comes first.",
-        ("label", "highest", "lowest", "gap", "p", "p (Holm)"),
-        3,
-        rows,
-        _left_out(len(report.comparisons) - len(rows), "label", "comparisons"),
-    )
-
-
-def total_variation_table(report, limit=None):
-    table = report.total_variation
-    kept = first_by(table, "total_variation", limit)
-    rows = [
-        Row(
-            (
-                str(row.group_a),
-                str(row.group_b),
-                in_points(row.total_variation),
-                p_text(row.p),
-                p_text(row.p_holm),
-            ),
-            marked=is_detected(report, row.p_holm),
-        )
-        for row in kept.itertuples()
-    ]
-    return Table(
-        "total_variation",
-        "Total variation between the groups' answers",
-        "In percentage points, over all labels together.",
-        ("group", "and group", "distance", "p", "p (Holm)"),
-        2,
-        rows,
-        _left_out(len(table) - len(kept), "pair", "total_variation"),
-    )
-
-
-def ranking_table(report, limit=None):
-    table = report.ranking
-    labels = [label for kind, label in notable_labels(report, limit) if kind == "label"]
-    kept = table[table["label"].isin(labels)] if limit is not None else table
-    # Of many k a table needs a few.
-    sizes = sorted(set(kept["k"]))
-    if limit is not None and len(sizes) > 3:
-        kept = kept[kept["k"].isin({sizes[0], sizes[len(sizes) // 2], sizes[-1]})]
-    rows = [
-        Row(
-            (
-                str(row.label), str(row.group) or "none", str(row.k), in_decimals(row.max_skew),
-                in_decimals(row.chance), p_text(row.p), p_text(row.p_holm), in_decimals(row.ndkl, 3),
-            ),
-            marked=is_detected(report, row.p_holm),
-        )
-        for row in kept.itertuples()
-    ]  # fmt: skip
-    return Table(
-        "ranking",
-        "The k pictures nearest to a label",
-        "MaxSkew 0: the groups are among them as among all pictures. By chance: its mean over shuffled groups.",
-        ("label", "over-represented", "k", "MaxSkew", "by chance", "p", "p (Holm)", "NDKL"),
-        2,
-        rows,
-        _left_out(len(table) - len(kept), "row", "ranking"),
-    )
-
-
-def associations_table(report, limit=None):
-    table = report.associations
-    kept = first_by(table, "effect_size", limit)
-    rows = [
-        Row(
-            (
-                str(row.group_a), str(row.group_b), str(row.label_a), str(row.label_b),
-                in_decimals(row.effect_size, 2, "+"), p_text(row.p), p_text(row.p_holm),
-            ),
-            marked=is_detected(report, row.p_holm),
-        )
-        for row in kept.itertuples()
-    ]  # fmt: skip
-    return Table(
-        "associations",
-        "Associations with two texts",
-        "Effect size d in standard deviations; above 0: the first group is nearer to the first text.",
-        ("group", "and group", "text", "and text", "d", "p", "p (Holm)"),
-        4,
-        rows,
-        _left_out(len(table) - len(kept), "row", "associations"),
-    )
-
-
-def first_by(table, column, limit):
-    """Up to `limit` rows, those with the largest values by size, in the table's order."""
-    if limit is None or len(table) <= limit:
-        return table
-    sizes = np.array(list(map(_size, table[column])))
-    return table.iloc[np.sort(np.argsort(-sizes, kind="stable")[:limit])]
-
-
-def _left_out(number, noun, attribute):
-    if number <= 0:
-        return []
-    return [f"{count(number, f'more {noun}')}, with smaller differences, in report.{attribute}."]
-
-
-# -- cells for a terminal ---------------------------------------------------------------------------------
-
-
-def shown(text):
-    """A text that stays in its line and cannot move a terminal's cursor."""
-    return printable(" ".join(str(text).split()))
-
-
-def without_repeats(rows, depth: int = 1) -> Sequence[tuple]:
-    """Rows of cells in which the first `depth` cells are empty where they repeat those above."""
-    previous = None
-    for cells in rows:
-        same = previous is not None and cells[:depth] == previous[:depth]
-        yield ("",) * depth + tuple(cells[depth:]) if same else tuple(cells)
-        previous = cells
-
-
-# -- comparing wordings ----------------------------------------------------------------------------------
+# -- a comparison of wordings in sentences ---------------------------------------------------------------
 
 
 def wording_title(report):
@@ -728,86 +502,29 @@ def wording_sentences(report):
     several = len(report.templates) > 1
     sentences = []
     for (wording, templates), part in report.gaps.groupby(["wording", "templates"], sort=False):
+        part = without_complements(report, part)
         row = next(first_by(part, "difference", 1).itertuples())
         found = sum(is_detected(report, p) for p in part["p_holm"])
-        some = "no gap" if not found else "the gap" if len(part) == 1 else f"{found} of {len(part)} gaps"
+        some = "not distinguishable" if not found else "distinguishable"
+        if len(part) > 1:
+            some = f"{found} of {len(part)} gaps distinguishable"
         sentences.append(
-            f'{_wording_name(wording, templates, several)}: largest gap {in_points(row.difference)} points '
-            f'("{row.label}", p = {p_text(row.p_holm)}); {some} distinguishable from chance after Holm.'
+            f"{_wording_name(wording, templates, several)}: largest gap {in_points(row.difference)} points "
+            f'("{row.label}", p = {p_text(row.p_holm)}), {some} from chance after Holm.'
         )
-    for table, names in ((report.flips, "templates"), (report.template_flips, "wording")):
-        for row in table.to_dict("records"):
-            where = f", {row[names]}" if several or names == "wording" else ""
-            sentences.append(
-                f"From {row['from']} to {row['to']}{where}: {row['flipped']} of {row['n']} pictures get another "
-                f"answer ({in_points(row['share'])} %, {confidence_text(report)} interval "
-                f"{interval_text(row['low'], row['high'])})."
-            )
+    for table, what in ((report.flips, "label sets"), (report.template_flips, "templates")):
+        if len(table):
+            low, high = in_points(table["share"].min()), in_points(table["share"].max())
+            shares = f"{high} %" if low == high else f"{low} % to {high} %"
+            sentences.append(f"Between {what}, {shares} of the pictures get another answer.")
     return sentences
+
+
+def without_complements(report, part):
+    """The rows of one wording; of two labels the first alone, for the second has the rest."""
+    two = len(report.label_sets[part["wording"].iloc[0]]) == 2
+    return part[part["label"] == part["label"].iloc[0]] if two else part
 
 
 def _wording_name(wording, templates, several):
     return f"{wording}, {templates}" if several else str(wording)
-
-
-def wording_tables(report, limit=None):
-    """The tables of a comparison of wordings.
-
-    Parameters
-    ----------
-    report : WordingReport
-    limit : int, optional
-        Labels of a wording at most; those with the largest gaps stay.
-
-    Returns
-    -------
-    list of Table
-    """
-    confidence = confidence_text(report)
-    several = len(report.templates) > 1
-    gap_rows, share_rows, wanted = [], [], set()
-    for (wording, templates), part in report.gaps.groupby(["wording", "templates"], sort=False):
-        for row in first_by(part, "difference", limit).itertuples():
-            wanted.add((wording, templates, row.label))
-            cells = [str(wording), *([str(templates)] if several else []), str(row.label)]
-            cells += [in_points(row.difference), interval_text(row.low, row.high), p_text(row.p), p_text(row.p_holm)]
-            gap_rows.append(Row(tuple(cells), marked=is_detected(report, row.p_holm)))
-    for row in report.rows.itertuples():
-        if (row.wording, row.templates, row.label) in wanted:
-            cells = [str(row.wording), *([str(row.templates)] if several else []), str(row.label), str(row.group)]
-            cells += [str(row.count), in_points(row.share), interval_text(row.low, row.high)]
-            share_rows.append(Row(tuple(cells)))
-    left_out = _left_out(len(report.gaps) - len(gap_rows), "label", "gaps")
-    columns = ("wording", "templates", "label") if several else ("wording", "label")
-    tables = [
-        Table(
-            "gaps", "Gaps between groups under each wording",
-            "In percentage points. * distinguishable from chance after Holm.",
-            (*columns, "gap", f"{confidence} interval", "p", "p (Holm)"), len(columns), gap_rows,
-            left_out,
-        ),
-        _flips_table(report, "flips", "wording", "templates", several),
-        _flips_table(report, "template_flips", "template", "wording", len(report.label_sets) > 1),
-        Table(
-            "rows", "Shares under each wording", f"In %, with Wilson's {confidence} intervals.",
-            (*columns, "group", "count", "share", f"{confidence} interval"), len(columns) + 1, share_rows, left_out,
-        ),
-    ]  # fmt: skip
-    return [table for table in tables if table.rows]
-
-
-def _flips_table(report, name, what, within, several):
-    rows = []
-    for row in getattr(report, name).to_dict("records"):
-        cells = [str(row["from"]), str(row["to"]), *([str(row[within])] if several else []), str(row["n"])]
-        cells += [str(row["flipped"]), in_points(row["share"]), interval_text(row["low"], row["high"])]
-        rows.append(Row(tuple(cells)))
-    return Table(
-        name,
-        f"Pictures that get another answer in another {what}",
-        "Labels count as the same when they stand at the same position.",
-        ("from", "to", *([within] if several else []), "n", "changed", "share", f"{confidence_text(report)} interval"),
-        3 if several else 2,
-        rows,
-        [],
-    )

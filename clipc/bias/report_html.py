@@ -1,7 +1,7 @@
 """A bias report as HTML: a fragment for Jupyter, and a page of its own that needs nothing else.
 
-All texts are escaped: labels and names of files may hold anything. No picture of a person is ever in it; plots are
-inline SVG whose lines and letters take the page's colour, light or dark.
+All texts are escaped: labels and names of files may hold anything. No picture of a person is ever in it;
+plots are inline SVG whose lines and letters take the page's colour, light or dark.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ import re
 
 from clipc.bias import plots
 from clipc.bias import report_content as content
+from clipc.bias import report_tables as tables
 from clipc.bias.report_text import SHOWN_LABELS, findings_of
+
+# Rows beyond which a table of the page is folded up.
+LONG_TABLE = 60
 
 # A fragment lies in a page whose colours are not known, so it takes them from there.
 _STYLE = """
@@ -30,17 +34,20 @@ _STYLE = """
 .clipc-bias .scroll { overflow-x: auto; }
 .clipc-bias td.drawn { min-width: 150px; }
 .clipc-bias .bar { position: relative; display: block; height: 1em; width: 150px;
-  background: linear-gradient(rgba(128, 128, 128, .35), rgba(128, 128, 128, .35)) center / 100% 1px no-repeat; }
+  background: linear-gradient(rgba(128, 128, 128, .35), rgba(128, 128, 128, .35)) center / 100% 1px
+  no-repeat; }
 .clipc-bias .bar i { position: absolute; }
 .clipc-bias .bar .range { top: .32em; height: .36em; background: #3f8fc4; opacity: .6; }
 .clipc-bias .bar .value { top: .18em; width: .64em; height: .64em; margin-left: -.32em; border-radius: 50%;
   background: #3f8fc4; }
 .clipc-bias .bar .equal { top: 0; height: 1em; border-left: 1px dashed currentColor; opacity: .7; }
-.clipc-bias dl.settings { display: grid; grid-template-columns: max-content 1fr; gap: .1em 1em; margin: .5em 0; }
+.clipc-bias dl.settings { display: grid; grid-template-columns: max-content 1fr; gap: .1em 1em;
+  margin: .5em 0; }
 .clipc-bias dl.settings dt { opacity: .75; }
 .clipc-bias dl.settings dd { margin: 0; overflow-wrap: anywhere; }
-.clipc-bias .summary { border-left: 4px solid #3f8fc4; padding: .1em 0 .1em 1em; margin: .8em 0; max-width: 60em; }
-.clipc-bias .caution { border-left: 4px solid #e69f00; padding: .1em 0 .1em 1em; margin: .8em 0; max-width: 60em; }
+.clipc-bias .summary, .clipc-bias .caution { border-left: 4px solid #3f8fc4; padding: .1em 0 .1em 1em;
+  margin: .8em 0; max-width: 60em; }
+.clipc-bias .caution { border-left-color: #e69f00; }
 .clipc-bias .summary p, .clipc-bias .caution p { margin: .35em 0; }
 .clipc-bias .summary ul { margin: .2em 0 .5em; padding-left: 1.2em; }
 """
@@ -51,7 +58,7 @@ _PAGE_STYLE = """
   --colour0: #4fa8e0; --colour1: #f08040; --colour2: #30c095; --colour3: #dc95b8; --colour6: #a58ae0; } }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Noto Sans", "Noto Sans KR", sans-serif; }
-main { max-width: 62em; margin: 0 auto; padding: 1.5em 1.5em 4em; }
+main { max-width: 70em; margin: 0 auto; padding: 1.5em 1.5em 4em; }
 h1 { font-size: 1.7em; line-height: 1.25; margin: .2em 0 .1em; overflow-wrap: anywhere; }
 h2 { font-size: 1.25em; margin: 2em 0 .3em; }
 a { color: var(--link); }
@@ -68,7 +75,7 @@ footer { margin-top: 3em; font-size: .88em; opacity: .75; }
 
 
 def _e(text):
-    return html.escape(content.shown(text))
+    return html.escape(content.unbreakable(text))
 
 
 def _document(title, body):
@@ -92,7 +99,7 @@ def fragment(report):
     str
         HTML without scripts, whose style is confined to it.
     """
-    first, rest = _split(content.tables_of(report, SHOWN_LABELS))
+    first, rest = _split(tables.tables_of(report, SHOWN_LABELS))
     more = "".join(map(_table, rest))
     settings = _settings(content.setting_rows(report))
     return (
@@ -123,7 +130,8 @@ def page(report):
         An HTML document that refers to nothing outside of it.
     """
     title = f"Bias audit: {content.title_of(report)}"
-    tables = {table.name: table for table in content.tables_of(report)}
+    whole = {table.name: table for table in tables.tables_of(report)}
+    short = {table.name: table for table in tables.tables_of(report, SHOWN_LABELS)}
     sections = [
         ("shares", [plots.plot_shares]),
         ("comparisons", []),
@@ -139,15 +147,23 @@ def page(report):
     body.append(_summary(content.summary_of(report)))
     number = 0
     for name, figures in sections:
-        if name not in tables:
+        if name not in whole:
             continue
-        body.append(f"<h2>{_e(tables[name].title)}</h2>")
+        body.append(f"<h2>{_e(whole[name].title)}</h2>")
         for plot in figures:
             number += 1
             body.append(figure(plot, report, f"figure{number}"))
-        body.append(f'<div class="tables">{_table(tables[name], titled=False)}</div>')
+        body.append(_table_or_short(whole[name], short[name]))
     body += [_how_to_read(), _limits(), _footer()]
     return _document(title, "\n".join(body))
+
+
+def _table_or_short(table, short):
+    """A table; of a long one what is notable, and all of it folded up."""
+    if len(table.rows) <= LONG_TABLE:
+        return f'<div class="tables">{_table(table, titled=False)}</div>'
+    whole = f"<details><summary>All {len(table.rows)} rows</summary>{_table(table, titled=False)}</details>"
+    return f'<div class="tables">{_table(short, titled=False)}{whole}</div>'
 
 
 def wording_fragment(report):
@@ -161,7 +177,7 @@ def wording_fragment(report):
     -------
     str
     """
-    first, *rest = content.wording_tables(report, SHOWN_LABELS)
+    first, *rest = tables.wording_tables(report, SHOWN_LABELS)
     more = "".join(map(_table, rest)) + _settings(content.wording_setting_rows(report))
     return (
         f'<div class="clipc-bias"><style>{_STYLE}</style>'
@@ -182,8 +198,12 @@ def wording_page(report):
     str
     """
     title = f"Wording: {content.wording_title(report)}"
-    body = [f"<h1>{_e(title)}</h1>", _settings(content.wording_setting_rows(report)), _wording_summary(report)]
-    for number, table in enumerate(content.wording_tables(report)):
+    body = [
+        f"<h1>{_e(title)}</h1>",
+        _settings(content.wording_setting_rows(report)),
+        _wording_summary(report),
+    ]
+    for number, table in enumerate(tables.wording_tables(report)):
         body.append(f"<h2>{_e(table.title)}</h2>")
         if not number:
             body.append(figure(plots.plot_wording, report, "figure1"))
@@ -223,15 +243,19 @@ def _table(table, titled=True):
     drawn = any(row.interval for row in table.rows)
     scale = _scale(table.rows) if drawn else 1
     head = "".join(
-        f'<th{"" if i < table.n_text else " class=number"}>{_e(name)}</th>' for i, name in enumerate(table.header)
+        f"<th{'' if i < table.n_text else ' class=number'}>{_e(name)}</th>"
+        for i, name in enumerate(table.header)
     )
     if drawn:
         head += f"<th>share, 0 to {100 * scale:.0f} %</th>"
     body, rows = [], [row.cells for row in table.rows]
-    for row, cells, whole in zip(table.rows, content.without_repeats(rows), rows):
-        classes = " ".join(filter(None, ["first" if cells[0] == whole[0] and body else "", "marked" * row.marked]))
+    for row, cells, whole in zip(table.rows, tables.without_repeats(rows, table.n_same), rows):
+        classes = " ".join(
+            filter(None, ["first" if cells[0] == whole[0] and body else "", "marked" * row.marked])
+        )
         line = "".join(
-            f"<td{'' if i < table.n_text else ' class=number'}>{_e(cell)}</td>" for i, cell in enumerate(cells)
+            f"<td{'' if i < table.n_text else ' class=number'}>{_e(cell)}</td>"
+            for i, cell in enumerate(cells)
         )
         if drawn:
             line += f'<td class="drawn">{_bar(row.interval, scale)}</td>'
@@ -243,7 +267,8 @@ def _table(table, titled=True):
     title = f"<p><b>{_e(table.title)}</b></p>" if titled else ""
     return (
         f'<section>{title}<p class="explanation">{_e(explanation)}</p>'
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
         + (f'<ul class="remarks">{remarks}</ul>' if remarks else "")
         + "</section>"
     )
@@ -274,13 +299,15 @@ def _how_to_read():
 
 
 def _limits():
-    return f'<h2>Limits</h2><ul class="limits">{"".join(f"<li>{_e(limit)}</li>" for limit in content.LIMITS)}</ul>'
+    items = "".join(f"<li>{_e(limit)}</li>" for limit in content.LIMITS)
+    return f'<h2>Limits</h2><ul class="limits">{items}</ul>'
 
 
 def _footer():
     import clipc
 
-    return f"<footer>Made by clipc {_e(clipc.__version__)}. Formulas and sources: docs/bias.md of clipc.</footer>"
+    version = _e(clipc.__version__)
+    return f"<footer>Made by clipc {version}. Formulas and sources: docs/bias.md of clipc.</footer>"
 
 
 def figure(plot, report, name):

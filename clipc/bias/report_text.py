@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from clipc.bias import report_content as content
-from clipc.tables import count
+from clipc.bias import report_tables as tables
 from clipc.tables import markdown as markdown_table
 from clipc.terminal import columns, pad
 
@@ -37,10 +37,11 @@ def lines(report):
     """
     names = [content.shown(name) for name in report.files]
     groups = [content.shown(group) for group in report.group_of]
-    name_width = min(max(map(columns, names), default=0), 48)
+    name_width = min(max(map(columns, names), default=0), 64)
     group_width = max(map(columns, groups), default=0)
     return Lines(
-        f"{pad(name, name_width)}  {pad(group, group_width)}  {content.shown(prediction.as_line(SHOWN_LABELS))}"
+        f"{pad(name, name_width)}  {pad(group, group_width)}  "
+        f"{content.shown(prediction.as_line(SHOWN_LABELS))}"
         for name, group, prediction in zip(names, groups, report.predictions)
     )
 
@@ -59,14 +60,14 @@ def text(report):
     parts = [_heading(f"Bias audit: {content.shown(content.title_of(report))}")]
     parts.append(_settings_text(content.setting_rows(report)))
     parts.append(_summary_text(content.summary_of(report)))
-    parts += [_table_text(table) for table in content.tables_of(report, SHOWN_LABELS)]
+    parts += [_table_text(table) for table in tables.tables_of(report, SHOWN_LABELS)]
     parts.append("\n".join(_wrapped(LIMITS_IN_BRIEF)))
     return "\n\n".join(parts)
 
 
 LIMITS_IN_BRIEF = (
-    "This measures one model with one wording on these pictures, not the people in them. Groups are as labelled "
-    "in the data set. How to read it, and its limits: docs/bias.md."
+    "This measures one model with one wording on these pictures, not the people in them. Groups are as "
+    "labelled in the data set. How to read it, and its limits: docs/bias.md."
 )
 
 
@@ -76,10 +77,11 @@ def _heading(title):
 
 def _wrapped(sentence, first="", rest=""):
     """Lines of at most `WIDTH` columns; East Asian text may take more, since it is split by characters."""
-    return textwrap.wrap(
-        content.shown(sentence), WIDTH, initial_indent=first, subsequent_indent=rest or first,
+    lines = textwrap.wrap(
+        content.unbreakable(sentence), WIDTH, initial_indent=first, subsequent_indent=rest or first,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
+    return [line.replace("\u00a0", " ") for line in lines]
 
 
 def _settings_text(rows):
@@ -94,7 +96,9 @@ def _summary_text(summary):
     for title, findings in findings_of(summary):
         found += _wrapped(title, "  ")
         found += (
-            line for finding in findings for line in _wrapped(f"{finding.what}: {finding.text}", "    - ", "      ")
+            line
+            for finding in findings
+            for line in _wrapped(f"{finding.what}: {finding.text}", "    - ", "      ")
         )
     for sentence in summary.also:
         found += _wrapped(sentence, "  ", "    ")
@@ -111,7 +115,10 @@ def findings_of(summary):
     elif summary.not_detected:
         yield f"No gap is distinguishable from chance (p after Holm <= {threshold}).", []
     if summary.not_detected:
-        yield "No difference was detected, which does not mean that there is none:", _first(summary.not_detected)
+        yield (
+            "No difference was detected, which does not mean that there is none:",
+            _first(summary.not_detected),
+        )
     if summary.undefined:
         yield "Undefined:", _first(summary.undefined)
 
@@ -125,10 +132,8 @@ def _first(findings):
 
 def _table_text(table):
     header = [*table.header, ""]
-    rows = [
-        [*map(content.shown, row.cells), "*" if row.marked else ""] for row in table.rows
-    ]
-    body = list(content.without_repeats(rows))
+    rows = [[*map(content.shown, row.cells), "*" if row.marked else ""] for row in table.rows]
+    body = list(tables.without_repeats(rows, table.n_same))
     widths = [max(columns(cell) for cell in column) for column in zip(header, *body)]
     lines = [
         "  ".join(
@@ -141,7 +146,7 @@ def _table_text(table):
     return "\n".join([table.title, *_wrapped(table.explanation, "  "), "", *lines, *remarks])
 
 
-# -- Markdown -------------------------------------------------------------------------------------------------
+# -- Markdown --------------------------------------------------------------------------------------------
 
 
 def _escaped(text):
@@ -164,7 +169,7 @@ def markdown(report):
     parts = [f"## Bias audit: {_escaped(content.title_of(report))}"]
     parts.append(_settings_markdown(content.setting_rows(report)))
     parts.append(_summary_markdown(content.summary_of(report)))
-    parts += [_table_markdown(table) for table in content.tables_of(report)]
+    parts += [_table_markdown(table) for table in tables.tables_of(report)]
     parts.append("### Limits\n\n" + "\n".join(f"- {limit}" for limit in content.LIMITS))
     return "\n\n".join(parts) + "\n"
 
@@ -188,7 +193,10 @@ def _summary_markdown(summary):
 def _table_markdown(table):
     rows = [[*map(_escaped, row.cells[:-1]), _escaped(row.cells[-1])] for row in table.rows]
     if any(row.marked for row in table.rows):
-        rows = [[("**" + cells[0] + "**" if row.marked else cells[0]), *cells[1:]] for row, cells in zip(table.rows, rows)]
+        rows = [
+            [("**" + cells[0] + "**" if row.marked else cells[0]), *cells[1:]]
+            for row, cells in zip(table.rows, rows)
+        ]
     explanation = table.explanation.replace("* distinguishable", "In bold: distinguishable")
     parts = [f"### {table.title}", _escaped(explanation), _markdown_rows(table, rows)]
     if table.remarks:
@@ -202,7 +210,7 @@ def _markdown_rows(table, rows):
     return "\n".join([head, rule, *body])
 
 
-# -- for programs ---------------------------------------------------------------------------------------------
+# -- for programs ----------------------------------------------------------------------------------------
 
 
 def plain(value):
@@ -280,7 +288,9 @@ def to_dict(report):
                 "block": block,
                 "predictions": [{"label": label, "probability": plain(p)} for label, p in prediction.items()],
             }
-            for name, group, block, prediction in zip(report.files, report.group_of, blocks, report.predictions)
+            for name, group, block, prediction in zip(
+                report.files, report.group_of, blocks, report.predictions
+            )
         ],
         "unreadable": [{"file": str(name), "reason": str(reason)} for name, reason in report.unreadable],
     }
@@ -308,7 +318,7 @@ def wording_text(report):
     for caution in content.cautions_of(report):
         short += _wrapped(caution, "  ! ", "    ")
     parts.append("\n".join(short))
-    parts += [_table_text(table) for table in content.wording_tables(report, SHOWN_LABELS)]
+    parts += [_table_text(table) for table in tables.wording_tables(report, SHOWN_LABELS)]
     parts.append("\n".join(_wrapped(LIMITS_IN_BRIEF)))
     return "\n\n".join(parts)
 
@@ -328,7 +338,7 @@ def wording_markdown(report):
     parts.append(_settings_markdown(content.wording_setting_rows(report)))
     sentences = [*content.wording_sentences(report), *content.cautions_of(report)]
     parts.append("### In short\n\n" + "\n".join(f"- {_escaped(sentence)}" for sentence in sentences))
-    parts += [_table_markdown(table) for table in content.wording_tables(report)]
+    parts += [_table_markdown(table) for table in tables.wording_tables(report)]
     parts.append("### Limits\n\n" + "\n".join(f"- {limit}" for limit in content.LIMITS))
     return "\n\n".join(parts) + "\n"
 

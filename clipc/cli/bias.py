@@ -30,10 +30,16 @@ def _list_presets(ctx, parameter, value):
     from clipc.bias.presets import PRESETS
 
     for number, preset in enumerate(PRESETS.values()):
-        told = [f"labels: {', '.join(preset.labels)}", f"template: {', '.join(preset.templates)}", preset.note]
+        told = [
+            f"labels: {', '.join(preset.labels)}",
+            f"template: {', '.join(preset.templates)}",
+            preset.note,
+        ]
         click.echo("\n" * bool(number) + preset.name)
         for text in told:
-            click.echo(textwrap.fill(text, 98, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
+            click.echo(
+                textwrap.fill(text, 98, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+            )
     ctx.exit()
 
 
@@ -82,7 +88,7 @@ def _parse_where(ctx, parameter, values):
               help="Compare within pictures that have the same value here, such as the scenario of a set in "
                    "which only the person differs.")
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", callback=_parse_where,
-              help="Only these pictures. Several columns: all must fit; the same column again: one of the values.")
+              help="Only these pictures. Several columns: all must fit; the same column again: one of them.")
 @click.option("--compare-wording", multiple=True, metavar="LABELS",
               help="Ask again in other words, and compare: a preset, or labels separated by commas. May be "
                    "repeated.")
@@ -98,25 +104,25 @@ def _parse_where(ctx, parameter, values):
 @click.option("--resamples", type=click.IntRange(min=1), default=9999, metavar="N",
               help="Shuffles of a test, and draws of a bootstrap. Default: 9999.")
 @click.option("-k", "--top-k", multiple=True, type=click.IntRange(min=1), metavar="K",
-              help="How many of the pictures nearest to a label are looked at. May be repeated. Default: a tenth "
-                   "of the pictures, at least 10.")
+              help="How many of the pictures nearest to a label are looked at. May be repeated. Default: a "
+                   "tenth of the pictures, at least 10.")
 @click.option("--confidence", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.95,
               metavar="NUMBER", help="Of the intervals. Default: 0.95.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N",
               help="Of what is drawn at random: the same seed gives the same numbers. Default: 0.")
 @click.option("--skip-ungrouped", is_flag=True,
-              help="Leave out pictures without a value in a column of --group or --block, instead of stopping.")
+              help="Leave out pictures without a value in a column of --group or --block.")
 @computing_options("Images encoded at the same time.", folders=False)
-@click.option("--no-cache", is_flag=True, help="Do not keep the pictures' features on disk, and do not use those "
-              "that are there.")
+@click.option("--no-cache", is_flag=True,
+              help="Do not keep the pictures' features on disk, and do not use those that are there.")
 def bias(folder, preset, labels, labels_file, templates, groups, blocks, where, compare_wording,
          compare_template, as_json, html, table, no_lines, force, resamples, top_k, confidence, seed,
          skip_ungrouped, model, exif, skip_unreadable, batch_size, threads, quiet, no_cache):
     """Measure whether a model answers differently for groups of people.
 
     FOLDER holds pictures and labels.csv, whose first row names the columns: file, and one or more that say
-    which group a picture is of. A CSV file elsewhere does, too, and so does a folder with a subfolder for each
-    group (--group label).
+    which group a picture is of. A CSV file elsewhere does, too, and so does a folder with a subfolder for
+    each group (--group label).
 
     \b
       clipc bias faces/ --preset nurse-doctor --group gender
@@ -201,10 +207,14 @@ def _label_sets(preset, labels, labels_file, compare_wording):
     elif labels or labels_file:
         labels = collect_labels(labels, labels_file, "bias")
         if len(labels) < 2:
-            raise click.UsageError(f"two labels or more are compared, got {labels[0]!r} alone; --label adds one")
+            raise click.UsageError(
+                f"two labels or more are compared, got {labels[0]!r} alone; --label adds one"
+            )
         label_sets = {_name(labels): labels}
     else:
-        raise click.UsageError("no labels; give --preset NAME (--list-presets lists them), or --label twice or more")
+        raise click.UsageError(
+            "no labels; give --preset NAME (--list-presets lists them), or --label twice or more"
+        )
     for text in compare_wording:
         name, others = _wording(text)
         if name in label_sets:
@@ -279,7 +289,13 @@ def _write(report, html, table, compared):
 def _picture_rows(report):
     """A row for each picture, with a column for each label."""
     block = [] if report.block_of is None else [report.block_name]
-    yield ["file", " × ".join(report.group_names), *block, "label", *(f"p {label}" for label in report.labels)]
+    yield [
+        "file",
+        " × ".join(report.group_names),
+        *block,
+        "label",
+        *(f"p {label}" for label in report.labels),
+    ]
     for i, (name, group, prediction) in enumerate(zip(report.files, report.group_of, report.predictions)):
         block = [] if report.block_of is None else [report.block_of[i]]
         yield [name, group, *block, prediction.label, *(f"{p:.6g}" for p in report.probabilities[i])]
