@@ -13,6 +13,7 @@ import functools
 import numpy as np
 
 from clipc.bias import report_content as content
+from clipc.terminal import columns
 
 # Okabe and Ito 2008, without yellow, which is too pale for points.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5fbf")
@@ -84,8 +85,14 @@ def colours_of(groups):
     return dict(zip(groups, COLOURS))
 
 
+def _short(text, most=30):
+    """A text that leaves room for the plot beside it."""
+    text = content.shown(text)
+    return text if columns(text) <= most else text[: most - 1].rstrip() + "…"
+
+
 def _with_n(report, group):
-    return f"{content.shown(group)}  (n = {report.counts[group]})"
+    return f"{_short(group)}  (n = {report.counts[group]})"
 
 
 class _Block:
@@ -212,7 +219,7 @@ def plot_shares(report, ax=None, *, labels=None):
                 for row in part.itertuples()
             ]  # fmt: skip
             highest = max(highest, equal, *(row["row"].high for row in rows))
-            heading = content.shown(content.shown_label(*key))
+            heading = _short(content.shown_label(*key), 48)
             blocks.append(_Block(heading, rows, beside=f"all: {100 * equal:.1f} %", line=equal))
         ax = _axes(ax, _height(blocks))
 
@@ -230,7 +237,7 @@ def plot_shares(report, ax=None, *, labels=None):
 
 
 def _title(report):
-    return content.shown(f"by {' × '.join(report.group_names)} ({report.model_name})")
+    return _short(f"by {' × '.join(report.group_names)} ({report.model_name})", 60)
 
 
 def plot_probabilities(report, ax=None, *, labels=None):
@@ -271,7 +278,7 @@ def plot_probabilities(report, ax=None, *, labels=None):
             ]  # fmt: skip
             highest = max(highest, float(values.max()))
             blocks.append(
-                _Block(content.shown(label), rows, beside=f"chance: {100 * chance:.1f} %", line=chance)
+                _Block(_short(label), rows, beside=f"chance: {100 * chance:.1f} %", line=chance)
             )
         ax = _axes(ax, _height(blocks) * 1.25)
         rng = np.random.default_rng(0)
@@ -280,7 +287,7 @@ def plot_probabilities(report, ax=None, *, labels=None):
         def draw(y, row):
             values, colour = row["values"], row["colour"]
             jitter = rng.uniform(-0.3, 0.3, len(values))
-            fading = float(np.clip(12 / len(values), 0.12, 0.5))
+            fading = float(np.clip(25 / len(values), 0.15, 0.5))
             ax.plot(
                 values, y + jitter, "o", color=colour, ms=5 if len(values) < 50 else 3.5, mew=0, alpha=fading,
                 zorder=2, rasterized=as_picture,
@@ -329,9 +336,9 @@ def plot_ranking(report, ax=None, *, labels=None):
 def _ranking_rows(report, ax, parts):
     rows = [
         {
-            "name": f"{content.shown(row.label)}", "value": float(row.max_skew), "chance": float(row.chance),
+            "name": f"{_short(row.label)}", "value": float(row.max_skew), "chance": float(row.chance),
             "filled": content.is_detected(report, row.p_holm),
-            "beside": f"{content.shown(row.group) or 'none'}, {row.max_skew:.2f} "
+            "beside": f"{_short(row.group) or 'none'}, {row.max_skew:.2f} "
                       f"(p = {content.p_text(row.p_holm)})",
         }
         for part in parts.values() for row in part.itertuples()
@@ -365,8 +372,8 @@ def _ranking_lines(report, ax, parts):
         ks, skews = part["k"].to_numpy(float), part["max_skew"].to_numpy(float)
         ax.plot(ks, part["chance"].to_numpy(float), color=QUIET, lw=1.3, ls=(0, (4, 2)), zorder=1)
         ax.plot(ks, skews, "-o", color=colour, ms=6, lw=2)
-        group = content.shown(part["group"].iloc[-1])
-        ends.append((float(skews[-1]), content.shown(label) + (f" ({group})" if group else ""), colour))
+        group = _short(part["group"].iloc[-1])
+        ends.append((float(skews[-1]), _short(label) + (f" ({group})" if group else ""), colour))
     _plain(ax, "y")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylim(bottom=0)
@@ -428,13 +435,13 @@ def plot_associations(report, ax=None):
         for row in kept.itertuples():
             mark = "" if content.is_missing(row.p_holm) else f", p = {content.p_text(row.p_holm)}"
             pairs.setdefault((row.label_a, row.label_b), []).append({
-                "name": f"{content.shown(row.group_a)} against {content.shown(row.group_b)}",
+                "name": f"{_short(row.group_a, 24)} against {_short(row.group_b, 24)}",
                 "beside": f"d = {row.effect_size:+.2f}{mark}",
                 "value": float(row.effect_size),
                 "filled": content.is_detected(report, row.p_holm),
             })  # fmt: skip
         blocks = [
-            _Block(f"{content.shown(a)} | {content.shown(b)}", rows, line=0.0)
+            _Block(f"{_short(a)} | {_short(b)}", rows, line=0.0)
             for (a, b), rows in pairs.items()
         ]
         ax = _axes(ax, _height(blocks) if blocks else 2)
@@ -483,7 +490,7 @@ def plot_wording(report, ax=None, *, labels=None):
                 part = part[part["label"].isin([labels] if isinstance(labels, str) else list(labels))]
             rows = [
                 {
-                    "name": content.shown(row.label), "row": row, "colour": colours[wording],
+                    "name": _short(row.label), "row": row, "colour": colours[wording],
                     "beside": f"{100 * row.difference:.1f}  (p = {content.p_text(row.p_holm)})",
                     "filled": content.is_detected(report, row.p_holm),
                 }
@@ -493,7 +500,7 @@ def plot_wording(report, ax=None, *, labels=None):
                 rows[0]["name"] = " | ".join(map(content.shown, report.label_sets[wording]))
             if rows:
                 blocks.append(
-                    _Block(content.shown(f"{wording}, {templates}" if several else str(wording)), rows)
+                    _Block(_short(f"{wording}, {templates}" if several else wording, 60), rows)
                 )
         ax = _axes(ax, _height(blocks) if blocks else 2)
 

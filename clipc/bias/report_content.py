@@ -510,7 +510,7 @@ def wording_sentences(report):
             some = f"{found} of {len(part)} gaps distinguishable"
         sentences.append(
             f"{_wording_name(wording, templates, several)}: largest gap {in_points(row.difference)} points "
-            f'("{row.label}", p = {p_text(row.p_holm)}), {some} from chance after Holm.'
+            f'("{row.label}", p = {p_text(row.p_holm)} after Holm), {some} from chance.'
         )
     for table, what in ((report.flips, "label sets"), (report.template_flips, "templates")):
         if len(table):

@@ -297,7 +297,8 @@ def associations_table(report, limit=None):
 def _left_out(number, noun, attribute):
     if number <= 0:
         return []
-    return [f"{count(number, f'more {noun}')}, with smaller differences, in report.{attribute}."]
+    what = count(number, f"more {noun}")
+    return [f"{what} with smaller differences; all are in report.{attribute} and in the JSON."]
 
 
 def without_repeats(rows, depth=1):
