@@ -394,8 +394,8 @@ def judge(sample, asked, *, model, confidence, resamples, top_k, seed):
 def _first_of_tied(predictions, labels, probabilities, rounding):
     """The predictions, where of labels that tie for the highest probability the one given first stands first.
 
-    Labels that are the same text to the model have probabilities that differ by rounding, which would give each
-    picture one of them by chance, and groups different shares.
+    Labels that are the same text to the model have probabilities that differ by rounding, which would give
+    each picture one of them by chance, and groups different shares.
     """
     highest = probabilities.max(axis=1, keepdims=True)
     tied = probabilities >= highest * (1 - rounding)

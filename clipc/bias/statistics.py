@@ -29,8 +29,8 @@ from clipc.scores import bootstrap_means
 # Statistics that differ by less than this share of their size are equal: they are float64 sums.
 ROUNDING = 1e-9
 
-# Cosines of pictures, or of texts, that are the same to the model differ by no more: features are float32, and
-# the sums of each row in a batch are rounded in their own way.
+# Cosines of pictures, or of texts, that are the same to the model differ by no more: features are float32,
+# and the sums of each row in a batch are rounded in their own way.
 COSINE_ROUNDING = 5e-7
 
 # Elements of the arrays that shuffles are computed in: 8 MB as float64.
