@@ -18,7 +18,7 @@ from clipc.bias.samples import (
     read_sample,
     top_k_of,
 )
-from clipc.prediction import Predictions
+from clipc.prediction import Prediction, Predictions
 from clipc.tables import count
 from clipc.vectors import unit_rows
 
@@ -148,7 +148,8 @@ class AuditReport:
         The group of each.
     block_of : str array, (N,), or None
     predictions : Predictions
-        One for each picture.
+        One for each picture. Of labels with the same highest probability, within rounding, a picture is given
+        the first.
     probabilities : float64 array, (N, L)
         Softmax over the labels, in the order of `labels`.
     shares : pandas.DataFrame
@@ -333,14 +334,17 @@ class AuditReport:
 def judge(sample, asked, *, model, confidence, resamples, top_k, seed):
     """The `AuditReport` of a `Sample` and a `Question`."""
     top_k = top_k_of(top_k, len(sample.files))
+    rounding = statistics.COSINE_ROUNDING * model.logit_scale
     predictions = model.classify(sample.features, asked.labels, templates=asked.templates)
     probabilities = np.array([[prediction[label] for label in asked.labels] for prediction in predictions])
+    predictions = _first_of_tied(predictions, asked.labels, probabilities, rounding)
     found = Findings(
         sample,
         asked.labels,
         asked.categories,
         probabilities,
         positions(predictions, asked.labels),
+        rounding=rounding,
         confidence=confidence,
         resamples=resamples,
         seed=seed,
@@ -385,6 +389,21 @@ def judge(sample, asked, *, model, confidence, resamples, top_k, seed):
             "seed": seed,
         },
     )
+
+
+def _first_of_tied(predictions, labels, probabilities, rounding):
+    """The predictions, where of labels that tie for the highest probability the one given first stands first.
+
+    Labels that are the same text to the model have probabilities that differ by rounding, which would give
+    each picture one of them by chance, and groups different shares.
+    """
+    highest = probabilities.max(axis=1, keepdims=True)
+    tied = probabilities >= highest * (1 - rounding)
+    predictions = Predictions(predictions)
+    for row in np.flatnonzero(tied.sum(axis=1) > 1):
+        order = np.argsort(-np.where(tied[row], highest[row], probabilities[row]), kind="stable")
+        predictions[row] = Prediction((labels[i], float(probabilities[row, i])) for i in order)
+    return predictions
 
 
 def positions(predictions, labels):

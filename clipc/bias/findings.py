@@ -57,6 +57,8 @@ class Findings:
     probabilities : float64 array, (N, L)
     given : int array, (N,)
         The label that each picture was given, by its number.
+    rounding : float
+        Probabilities that differ by no more than this share of the largest are the same.
     confidence : float
     resamples, seed : int
 
@@ -66,7 +68,9 @@ class Findings:
         What is undefined, and why; complete when all tables were made.
     """
 
-    def __init__(self, sample, labels, categories, probabilities, given, *, confidence, resamples, seed):
+    def __init__(
+        self, sample, labels, categories, probabilities, given, *, rounding, confidence, resamples, seed
+    ):
         self.labels = labels
         self.names, self.members = label_sets(labels, categories)
         self.given = given
@@ -77,7 +81,8 @@ class Findings:
         self.sizes = np.bincount(self.groups, minlength=len(sample.groups))
         table = statistics.contingency(given, self.groups, len(labels), len(sample.groups))
         self.counts = table @ self.members.T
-        self.confidence, self.resamples, self.seed = confidence, resamples, seed
+        self.rounding, self.confidence = rounding, confidence
+        self.resamples, self.seed = resamples, seed
         self.notes = list(self._notes(sample))
 
     def _notes(self, sample):
@@ -163,7 +168,7 @@ class Findings:
             **self._shuffles(TABLES),
         )
         mean_difference, mean_p = statistics.mean_parity_test(
-            self.probabilities, self.groups, n_groups, **self._shuffles(GROUPS)
+            self.probabilities, self.groups, n_groups, rounding=self.rounding, **self._shuffles(GROUPS)
         )
         tests = distinct_sets(self.members)
         p_holm, mean_p_holm = holm_over_distinct(p, tests), holm_over_distinct(mean_p, tests)

@@ -26,11 +26,12 @@ import numpy as np
 
 from clipc.scores import bootstrap_means
 
-# Differences below this share of the values' size are rounding: features are float32.
+# Statistics that differ by less than this share of their size are equal: they are float64 sums.
 ROUNDING = 1e-9
 
-# Cosines of the same picture, computed twice, differ by so much at most.
-COSINE_ROUNDING = 1e-7
+# Cosines of pictures, or of texts, that are the same to the model differ by no more: features are float32,
+# and the sums of each row in a batch are rounded in their own way.
+COSINE_ROUNDING = 5e-7
 
 # Elements of the arrays that shuffles are computed in: 8 MB as float64.
 CHUNK = 1 << 20
@@ -71,8 +72,8 @@ def wilson_interval(count, n, confidence=0.95):
     if (n < 1).any() or (count < 0).any() or (count > n).any():
         raise ValueError("count: expected 0 to n with n of 1 or more")
     low, high = proportion_confint(count, n, alpha=1 - confidence, method="wilson")
-    # Rounding leaves -1e-17 and 1 + 1e-16 at the ends.
-    return np.clip(np.asarray(low, np.float64), 0, 1), np.clip(np.asarray(high, np.float64), 0, 1)
+    # Exact at the ends, where rounding leaves 1e-18 and 1 + 1e-16.
+    return np.where(count == 0, 0.0, low), np.where(count == n, 1.0, high)
 
 
 def newcombe_interval(count_a, n_a, count_b, n_b, confidence=0.95):
@@ -238,13 +239,15 @@ def holm(p):
 
     Notes
     -----
-    Sorted from the smallest, the running maximum of (M - i) p_i, i from 0, at most 1 (Holm 1979), as
-    `statsmodels.stats.multitest.multipletests` computes it.
+    Sorted from the smallest, the running maximum of (M - i) p_i, i from 0, at most 1 (Holm 1979). The same as
+    statsmodels' ``multipletests(method="holm")``, which runs Python's garbage collector each time: with
+    PyTorch imported that took longer than all tests of an audit.
     """
-    from statsmodels.stats.multitest import multipletests
-
     p = np.asarray(p, np.float64)
-    return multipletests(p, method="holm")[1] if len(p) else p
+    order = np.argsort(p)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(np.arange(len(p), 0, -1) * p[order]), 1)
+    return adjusted
 
 
 def contingency(labels, groups, n_labels, n_groups):
@@ -421,24 +424,29 @@ def parity_test(
     return observed, p_value(observed, difference(shuffled))
 
 
-def mean_parity_test(values, groups, n_groups, *, blocks=None, resamples=9999, seed=0):
+def mean_parity_test(
+    values, groups, n_groups, *, rounding=ROUNDING, blocks=None, resamples=9999, seed=0
+):
     """Differences between the groups' means, largest minus smallest, and how often chance makes one as large.
 
     Parameters
     ----------
     values : float array, (N, K)
     groups : int array, (N,)
+    rounding : float
+        Values that differ by no more than this share of the largest are all the same.
     n_groups, blocks, resamples, seed
         As for `parity_test`.
 
     Returns
     -------
     difference, p : float64 arrays, (K,)
+        0 and 1 where all values are the same.
     """
     values = np.asarray(values, np.float64)
     observed = parity_difference(group_means(values, groups, n_groups))
-    # What is the same everywhere has means that differ by rounding.
-    observed = np.where(observed <= ROUNDING * np.abs(values).max(axis=0, initial=0), 0, observed)
+    constant = np.ptp(values, axis=0) <= rounding * np.abs(values).max(axis=0, initial=0)
+    observed = np.where(constant, 0, observed)
     shuffled = [
         parity_difference(group_means(values, portion, n_groups), axis=1)
         for portion in shuffled_groups(groups, blocks, resamples=resamples, seed=seed)
@@ -503,7 +511,7 @@ def ranks_with_ties(scores):
     Parameters
     ----------
     scores : float array, (N,)
-        Cosines. Those that follow each other within rounding (1e-7) are tied.
+        Cosines. Those that follow each other within rounding (5e-7) are tied.
 
     Returns
     -------
@@ -683,7 +691,7 @@ def effect_size(associations, in_first):
     -------
     float64, or float64 array (K,)
         Positive when X is nearer to A, compared with B, than Y is. In standard deviations: between -2 and 2
-        for groups of equal size. 0 when all images have the same association.
+        for groups of equal size. 0 when all images have the same association within rounding (5e-7).
 
     Notes
     ----- (mean of s over X - mean of s over Y) / standard deviation of s over X and Y together, N - 1 in its
@@ -693,8 +701,7 @@ def effect_size(associations, in_first):
     associations = np.asarray(associations, np.float64)
     difference = associations[in_first].mean(axis=0) - associations[~in_first].mean(axis=0)
     spread = associations.std(axis=0, ddof=1)
-    varies = spread > ROUNDING * np.abs(associations).max(axis=0, initial=0)
-    return np.divide(difference, spread, out=np.zeros_like(spread), where=varies)[()]
+    return np.divide(difference, spread, out=np.zeros_like(spread), where=spread > COSINE_ROUNDING)[()]
 
 
 def n_partitions(in_first, blocks=None):
