@@ -100,6 +100,7 @@ __all__ = [
     "WeightsError",
     "WordRelevance",
     "available_models",
+    "bias",
     "classifier",
     "classify",
     "detect",
@@ -125,7 +126,7 @@ __all__ = [
 
 
 # Imported when asked for, so that `import clipc` stays quick: modules, and names of other modules.
-_MODULES = ("evaluate",)
+_MODULES = ("bias", "evaluate")
 _NAMES = {
     "Detection": "clipc.detections",
     "Detections": "clipc.detections",

@@ -127,6 +127,8 @@ def main(ctx):
       clipc explain photo.jpg dog -o cam.png     which parts of the picture speak for a text?
       clipc embed photos/ -o photos.npy          pictures as vectors, for a search or statistics
       clipc evaluate zero-shot photos/           how often is a model right, on pictures with labels?
+      clipc bias faces/ --preset nurse-doctor --group gender
+                                                 does the model answer differently for groups?
       clipc models                               which models there are
       clipc info                                 what clipc uses on this computer
 
