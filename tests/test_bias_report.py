@@ -504,6 +504,7 @@ def test_ranking_is_lines_for_several_k_and_rows_for_one(four_and_four):
     np.testing.assert_allclose(lines[0].get_xdata(), nurse["k"])
     np.testing.assert_allclose(lines[0].get_ydata(), nurse["max_skew"])
     assert any("nurse" in text.get_text() for text in ax.texts)
+    assert list(ax.get_xticks()) == sorted(four_and_four.ranking["k"].unique())
 
     four_and_four.ranking = four_and_four.ranking[four_and_four.ranking["k"] == 2]
     ax = plots.plot_ranking(four_and_four)
@@ -577,6 +578,9 @@ def test_a_real_report_in_all_forms(features):
         assert sum(line.split()[1] == group and f": {label}:" in line for line in report.lines()) == number
     for name in ("plot_shares", "plot_probabilities", "plot_ranking", "plot_associations"):
         assert getattr(report, name)().get_title(loc="left")
+    for name in ("plot_shares", "plot_probabilities"):
+        drawn = getattr(report, name)(labels="cat")
+        assert [text.get_text() for text in drawn.texts if text.get_weight() == "bold"] == ["cat"]
 
 
 def test_a_comparison_of_wordings_in_all_forms(features):
@@ -609,3 +613,14 @@ def test_a_comparison_of_wordings_in_all_forms(features):
     assert points(ax)[0][0] == pytest.approx(first["difference"])
     assert names(ax)[0] == "dog | cat"
     assert len({colour for _, colour, _ in points(ax)}) == 3
+
+
+def test_templates_of_two_labels_stand_below_them(features):
+    model, rows = features
+    sets = {"dog-cat": ["Dog", "Cat"], "animals": ["a dog", "a cat"]}
+    report = bias.wording(rows, sets, ["x"] * 8 + ["y"] * 16, model=model, resamples=99)
+    ax = report.plot()
+    assert names(ax) == ["label alone", "a photo of a {}."] * 2
+    headings = [text.get_text() for text in ax.texts if text.get_weight() == "bold"]
+    assert headings == ["Dog | Cat", "animals: a dog | a cat"]
+    np.testing.assert_allclose([x for x, _, _ in points(ax)], report.gaps["difference"][::2])

@@ -375,7 +375,11 @@ def _ranking_lines(report, ax, parts):
         group = _short(part["group"].iloc[-1])
         ends.append((float(skews[-1]), _short(label) + (f" ({group})" if group else ""), colour))
     _plain(ax, "y")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ks = sorted(report.ranking["k"].unique())
+    if len(ks) <= 6:
+        ax.set_xticks(ks)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylim(bottom=0)
     _label_ends(ax, ends)
     ax.set_title(f"Who is among the k nearest pictures, {_title(report)}")
@@ -496,12 +500,21 @@ def plot_wording(report, ax=None, *, labels=None):
                 }
                 for row in part.itertuples()
             ]  # fmt: skip
-            if len(report.label_sets[wording]) == 2 and len(rows) == 1:
-                rows[0]["name"] = " | ".join(map(content.shown, report.label_sets[wording]))
-            if rows:
-                blocks.append(
-                    _Block(_short(f"{wording}, {templates}" if several else wording, 60), rows)
-                )
+            two = " | ".join(map(content.shown, report.label_sets[wording]))
+            alone = len(report.label_sets[wording]) == 2 and len(rows) == 1
+            if alone and several:
+                # A row for each template, below the labels.
+                rows[0]["name"] = _short(templates, 36)
+                known = wording.casefold() == two.replace(" | ", "-").casefold()
+                heading = _short(two if known else f"{wording}: {two}", 60)
+            else:
+                heading = _short(f"{wording}, {templates}" if several else wording, 60)
+                if alone:
+                    rows[0]["name"] = two
+            if blocks and blocks[-1].heading == heading:
+                blocks[-1].rows += rows
+            elif rows:
+                blocks.append(_Block(heading, rows))
         ax = _axes(ax, _height(blocks) if blocks else 2)
 
         def draw(y, row):
