@@ -197,14 +197,17 @@ def linear_probe(
     with progress_bar(total, "fit", progress) as bar:
         fitter = _Fitter(features, y, test_features, bar, fits_each)
         full = [fitter.probe(rows, tests, C, seed) for rows, tests in splits]
-        few = {
-            k: [
+        few = {}
+        for k in ks:
+            if all(len(rows) == k * len(classes) for rows, _ in splits):
+                few[k] = full  # there is nothing to draw
+                bar.update(len(splits) * draws * fits_each)
+                continue
+            few[k] = [
                 fitter.probe(_draw(y, rows, k, (seed, k, i, draw)), tests, C, seed)
                 for draw in range(draws)
                 for i, (rows, tests) in enumerate(splits)
             ]
-            for k in ks
-        }
 
     settings = {"model": model.name}
     if model.dtype != "float32":
@@ -341,6 +344,9 @@ def _import_sklearn():
     return sklearn
 
 
+_warned = {}
+
+
 def _fit(features, y, C):
     """A logistic regression, and whether it converged."""
     sklearn = _import_sklearn()
@@ -352,13 +358,18 @@ def _fit(features, y, C):
     threads = threadpoolctl.threadpool_limits(1 if size <= _ONE_THREAD_UP_TO else None, user_api="blas")
     with threads, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        # Meant for those who take a regression for a classification; a few pictures of each class are no
+        # mistake.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         classifier.fit(features, y)
     converged = True
     for warning in caught:
         if issubclass(warning.category, ConvergenceWarning):
             converged = False
         else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+            # With a registry of its own, a warning that every fit gives is shown once.
+            place = warning.filename, warning.lineno
+            warnings.warn_explicit(warning.message, warning.category, *place, registry=_warned)
     return classifier, converged
 
 
@@ -426,7 +437,7 @@ class LinearProbeEvaluation(ResultTable):
         source,
         settings,
     ):
-        self.probes = list(probes)
+        self.probes = probes
         self.few_shot = dict(few_shot)
         self.labels = tuple(labels)
         self.true = np.asarray(true)
@@ -475,7 +486,8 @@ class LinearProbeEvaluation(ResultTable):
         return sum(probe.n_fits for probe in self._all())
 
     def _all(self):
-        return [*self.probes, *(probe for probes in self.few_shot.values() for probe in probes)]
+        few = (probes for probes in self.few_shot.values() if probes is not self.probes)
+        return [*self.probes, *(probe for probes in few for probe in probes)]
 
     def _row(self, classifier, right, **more):
         n = len(self.true)
