@@ -187,7 +187,10 @@ def bias(folder, preset, labels, labels_file, templates, groups, blocks, where, 
 
     _write(report, html, table, compared)
     if as_json:
-        print_json(_document(report, no_lines, compared))
+        document = report.to_dict()
+        if no_lines:
+            document.pop("images", None)
+        print_json(document)
         return
     if not compared and not no_lines:
         for line in report.lines():
@@ -257,25 +260,11 @@ def _templates(label_sets, templates, compare_template):
     return named
 
 
-def _document(report, no_lines, compared):
-    if compared:
-        from clipc.bias.report_text import wording_dict
-
-        return wording_dict(report)
-    document = report.to_dict()
-    if no_lines:
-        del document["images"]
-    return document
-
-
 def _write(report, html, table, compared):
     """Write the files that are asked for, all of them or none."""
     contents = {}
     if html:
-        from clipc.bias import report_html
-
-        page = report_html.wording_page if compared else report_html.page
-        contents[html] = page(report).encode("utf-8", "surrogateescape")
+        contents[html] = report.to_html().encode()
     if table:
         rows = _wording_rows(report) if compared else _picture_rows(report)
         text = io.StringIO(newline="")
