@@ -14,6 +14,7 @@ from clipc.errors import WeightsError, warn
 from clipc.prediction import Prediction, Predictions
 from clipc.progress import progress_bar
 from clipc.vectors import softmax, unit_rows
+from clipc.weights.layouts import file_stamp
 
 DTYPES = ("float32",)
 
@@ -199,14 +200,7 @@ class Model:
         if isinstance(texts, np.ndarray) and texts.dtype.kind in "iu":
             tokens = self._check_tokens(texts)
         else:
-            if self.config.vocab_size != tokenizer.VOCAB_SIZE:
-                raise ValueError(
-                    f"{self.name}: its vocabulary has {self.config.vocab_size} tokens, clipc's tokenizer "
-                    f"{tokenizer.VOCAB_SIZE}; pass tokens instead of text"
-                )
-            texts = tokenizer.as_text_list(texts)
-            tokens = tokenizer.tokenize(texts, context_length=self.context_length, truncate=truncate)
-            self._warn_of_unknown_words(texts, tokens)
+            tokens = self._tokenize(texts, truncate)
         return self._finish(self._core.encode_texts(tokens), normalize)
 
     def knows(self, text):
@@ -653,6 +647,18 @@ class Model:
         self._check_finite(features)
         return unit_rows(features) if normalize else features
 
+    def _tokenize(self, texts, truncate=False):
+        """The tokens of texts for this model, after one warning of all words that it does not know."""
+        if self.config.vocab_size != tokenizer.VOCAB_SIZE:
+            raise ValueError(
+                f"{self.name}: its vocabulary has {self.config.vocab_size} tokens, clipc's tokenizer "
+                f"{tokenizer.VOCAB_SIZE}; pass tokens instead of text"
+            )
+        texts = tokenizer.as_text_list(texts)
+        tokens = tokenizer.tokenize(texts, context_length=self.context_length, truncate=truncate)
+        self._warn_of_unknown_words(texts, tokens)
+        return tokens
+
     def _check_tokens(self, tokens):
         if tokens.ndim != 2 or not len(tokens):
             raise ValueError(f"tokens: expected shape (N, up to {self.context_length}), got {tokens.shape}")
@@ -727,7 +733,7 @@ def load(name_or_path=None, *, dtype="float32", activation=None, heads=None, cac
         name_or_path = os.environ.get("CLIPC_MODEL") or weights.EMBEDDED_FILE
     config, state = weights.open_model(name_or_path, activation=activation, heads=heads, cache_dir=cache_dir)
     with state:
-        weight_files = [weights.file_stamp(path.absolute()) for path in state.files]
+        weight_files = [file_stamp(path.absolute()) for path in state.files]
         core = _core.Model(config.to_core(), state.read)
         state.check_all_used()
     return Model(core, config, state.path.absolute(), dtype=dtype, weight_files=weight_files)
