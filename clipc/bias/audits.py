@@ -297,12 +297,14 @@ class AuditReport:
         """
         return distinct_sets(label_sets(self.labels, self.categories)[1])
 
-    def plot_shares(self, ax=None):
+    def plot_shares(self, ax=None, *, labels=None):
         """The share of each label in each group, with intervals.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
+        labels : list of str, optional
+            Labels or categories. None: those with the largest gaps, as many as fit.
 
         Returns
         -------
@@ -310,19 +312,19 @@ class AuditReport:
         """
         from clipc.bias import plots
 
-        return plots.plot_shares(self, ax=ax)
+        return plots.plot_shares(self, ax=ax, labels=labels)
 
-    def plot_probabilities(self, ax=None):
+    def plot_probabilities(self, ax=None, *, labels=None):
         """How the probabilities are distributed in each group. See `plot_shares`."""
         from clipc.bias import plots
 
-        return plots.plot_probabilities(self, ax=ax)
+        return plots.plot_probabilities(self, ax=ax, labels=labels)
 
-    def plot_ranking(self, ax=None):
+    def plot_ranking(self, ax=None, *, labels=None):
         """How over-represented groups are among the nearest pictures. See `plot_shares`."""
         from clipc.bias import plots
 
-        return plots.plot_ranking(self, ax=ax)
+        return plots.plot_ranking(self, ax=ax, labels=labels)
 
     def plot_associations(self, ax=None):
         """The effect sizes. See `plot_shares`."""
