@@ -50,6 +50,45 @@ def children_import_the_clipc_under_test(tmp_path_factory):
         yield
 
 
+# Before `no_network` hides them: where real weights lie, for the tests that are about these.
+REAL_CACHE = os.environ.get("CLIPC_CACHE")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network(tmp_path_factory):
+    """No test goes to the network, and none finds what somebody has downloaded: for children as well.
+
+    Tests of downloads have a server of their own; see `loopback`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPC_OFFLINE", "1")
+        patch.setenv("CLIPC_CACHE", str(tmp_path_factory.mktemp("cache") / "clipc"))
+        for name in ("CLIPC_MODEL", "CLIPC_HUB", "HF_ENDPOINT", "HF_TOKEN"):
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture
+def loopback(tmp_path, monkeypatch):
+    """A `FileServer` that is the hub, an empty cache, and downloads allowed from it alone."""
+    from file_server import FileServer
+
+    from clipc.weights import download
+
+    patient_enough = download.Policy(
+        connect_timeout=2, read_timeout=0.4, attempts=3, connect_attempts=1, backoff=0.01, longest_wait=2
+    )
+    with FileServer() as server:
+        monkeypatch.delenv("CLIPC_OFFLINE")
+        monkeypatch.setenv("CLIPC_HUB", server.url)
+        monkeypatch.setenv("CLIPC_CACHE", str(tmp_path / "cache"))
+        # A proxy of this computer is not for its own addresses.
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.setenv(name, "127.0.0.1,localhost")
+        monkeypatch.setattr(download, "POLICY", patient_enough)
+        yield server
+
+
 @pytest.fixture(scope="session")
 def data_dir():
     """The folder of data that `CLIPC_DATA` names; without it the test is skipped, in CI it fails."""
@@ -157,7 +196,6 @@ def folder(tmp_path, monkeypatch):
     (pictures / "._a.jpg").write_bytes(b"what macOS leaves behind")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CLIPC_DEBUG", raising=False)
-    monkeypatch.delenv("CLIPC_CACHE", raising=False)
     monkeypatch.setenv("CLIPC_MODEL", "tiny")
     return tmp_path
 

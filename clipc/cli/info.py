@@ -48,7 +48,7 @@ def _model_facts(name):
 
     from clipc import weights
 
-    config, state = weights.open_model(name)
+    config, state = weights.open_model(name, may_download=False)
     with state:
         stored = {}
         for tensor, dtype in state.dtypes.items():

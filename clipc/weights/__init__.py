@@ -13,34 +13,36 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from clipc.weights.cache import cache_folder, cached_weights, resolve
 from clipc.weights.config import CLIP_MEAN, CLIP_STD, ModelConfig, build_config, sizes_from_shapes
 from clipc.weights.layouts import WeightState
 from clipc.weights.safetensors_file import SafetensorsFile, ShardedSafetensors, TensorInfo, open_weights
 from clipc.weights.zoo import (
+    DEFAULT_MODEL,
     EMBEDDED_FILE,
-    ZOO,
     ZooEntry,
     available_models,
-    cache_folder,
-    cached_weights,
-    resolve,
+    find_model,
+    named_models,
 )
 
 __all__ = [
     "CLIP_MEAN",
     "CLIP_STD",
+    "DEFAULT_MODEL",
     "EMBEDDED_FILE",
     "ModelConfig",
     "SafetensorsFile",
     "ShardedSafetensors",
     "TensorInfo",
     "WeightState",
-    "ZOO",
     "ZooEntry",
     "available_models",
     "build_config",
     "cache_folder",
     "cached_weights",
+    "find_model",
+    "named_models",
     "open_model",
     "open_weights",
     "resolve",
@@ -48,20 +50,27 @@ __all__ = [
 ]
 
 
-def open_model(name_or_path, *, activation=None, heads=None, cache_dir=None):
+def open_model(
+    name_or_path, *, activation=None, heads=None, cache_dir=None, known_as=None, may_download=True
+):
     """Open a model without reading its tensors yet.
 
     Parameters
     ----------
     name_or_path : str or os.PathLike
-        A name of `available_models`, a ``.safetensors`` file, the ``.safetensors.index.json`` of a model
-        in several files, or a folder with weights and configuration. A path that exists wins.
+        A name of `available_models`, ``owner/name`` of a repository of the Hugging Face hub, a
+        ``.safetensors`` file, the ``.safetensors.index.json`` of a model in several files, or a folder with
+        weights and configuration. A path that exists wins.
     activation : {"quick_gelu", "gelu"}, optional
     heads : int or (int or None, int or None), optional
         Attention heads: one number is for the image tower, a pair for the image and the text tower.
         Both overrule whatever the files say; see `clipc.weights.config` for the order.
     cache_dir : str or os.PathLike, optional
         Where named models lie, instead of ``CLIPC_CACHE`` and the user's cache folder.
+    known_as : str, optional
+        For a path: the named model that it is a file of, whose zoo entry counts.
+    may_download : bool
+        Whether a named model that is not in the cache is downloaded.
 
     Returns
     -------
@@ -72,13 +81,17 @@ def open_model(name_or_path, *, activation=None, heads=None, cache_dir=None):
     Raises
     ------
     FileNotFoundError, PermissionError
-        No such file, or a named model that is not in the cache.
+        No such file, or a named model that is not in the cache and may not be downloaded.
+    DownloadError
+        A named model could not be downloaded.
     ValueError, TypeError
         An unknown name (with similar ones), or wrong arguments.
     WeightsError
         A damaged file, or one that does not hold a CLIP model that clipc knows.
     """
-    path, entry = resolve(name_or_path, cache_dir)
+    path, entry = resolve(name_or_path, cache_dir, may_download=may_download)
+    if entry is None and known_as is not None:
+        entry = find_model(known_as)
     source = open_weights(path)
     try:
         state = WeightState(source)

@@ -204,16 +204,10 @@ def build_config(state, *, folder, name, entry=None, activation=None, heads=None
     stored = _from_metadata(state)
     zoo = {}
     if entry is not None:
-        _compare(
-            f"the zoo entry {entry.name}",
-            sizes,
-            {"embed_dim": entry.embed_dim, "image_size": entry.image_size},
-        )
-        zoo = {
-            "vision_heads": entry.vision_heads,
-            "text_heads": entry.text_heads,
-            "activation": entry.activation,
-        }
+        known = {key: value for key, value in entry._asdict().items() if value is not None}
+        sizes_known = {key: known[key] for key in ("embed_dim", "image_size") if key in known}
+        _compare(f"the zoo entry {entry.name}", sizes, sizes_known)
+        zoo = {key: known[key] for key in ("vision_heads", "text_heads", "activation") if key in known}
     candidates = (
         ("argument", {"activation": activation, "vision_heads": asked[0], "text_heads": asked[1]}),
         (described.get("model_file"), described),
@@ -237,7 +231,7 @@ def build_config(state, *, folder, name, entry=None, activation=None, heads=None
         if key in zoo and sources[key] == described.get("model_file") and chosen[key] != zoo[key]:
             warn(
                 f"{entry.name}: {sources[key]} beside the weights says {key} = {chosen[key]}, "
-                f"OpenAI's model has {zoo[key]}; the file's value is used"
+                f"the model of this name has {zoo[key]}; the file's value is used"
             )
     for tower in ("vision", "text"):
         width, count = _attention_width(sizes, tower), chosen[f"{tower}_heads"]
@@ -246,13 +240,18 @@ def build_config(state, *, folder, name, entry=None, activation=None, heads=None
                 f"{tower} heads: {count} (from {sources[f'{tower}_heads']}) does not divide the width {width}"
             )
             raise (ValueError if sources[f"{tower}_heads"] == "argument" else WeightsError)(message)
-    sources["preprocessing"] = described.get("preprocessing_file", "default")
+    mean, std, sources["preprocessing"] = CLIP_MEAN, CLIP_STD, "default"
+    if entry is not None and entry.image_mean is not None:
+        mean, std, sources["preprocessing"] = entry.image_mean, entry.image_std, "zoo"
+    if "preprocessing_file" in described:
+        mean, std = described["image_mean"], described["image_std"]
+        sources["preprocessing"] = described["preprocessing_file"]
     return ModelConfig(
         name=name,
         **sizes,
         **chosen,
-        image_mean=described.get("image_mean", CLIP_MEAN),
-        image_std=described.get("image_std", CLIP_STD),
+        image_mean=mean,
+        image_std=std,
         detector=state.detector,
         sources=sources,
     )
