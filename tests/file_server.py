@@ -37,6 +37,8 @@ class Faults:
         Status of HEAD, where it is another one.
     pace : float
         Seconds before each piece of 16 KB.
+    gate : threading.Event or None
+        What the body waits for.
     """
 
     def __init__(self, data, **faults):
@@ -46,6 +48,7 @@ class Faults:
         self.length = self.redirect = self.encoding = self.head = None
         self.content_type, self.pace = "application/octet-stream", 0.0
         self.then = None  # called after each GET
+        self.gate = None
         for name, value in faults.items():
             assert hasattr(self, name), name
             setattr(self, name, value)
@@ -154,6 +157,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def send_body(self, faults, body):
         cut = faults.cut_after.pop(0) if faults.cut_after else None
         stall = faults.stall_after.pop(0) if faults.stall_after else None
+        if faults.gate:
+            faults.gate.wait(30)
         end = min(n for n in (cut, stall, len(body)) if n is not None)
         for at in range(0, end, 1 << 14):
             if faults.pace:

@@ -135,12 +135,20 @@ def remove(names, yes):
     for entry in entries:
         folder = cache.cached_model_folder(entry)
         question = f"Remove {entry.name} ({megabytes(cache.cached_bytes(entry))}), {printable(str(folder))}?"
-        if yes or click.confirm(question, err=True):
+        if yes or _confirmed(question):
             freed = cache.remove(entry)
             click.echo(f"{entry.name}: removed, {megabytes(freed)} freed")
         else:
             click.echo(f"{entry.name}: kept")
 # fmt: on
+
+
+def _confirmed(question):
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        click.echo(err=True)  # what is said next begins on a line of its own
+        raise
 
 
 def _describe_entry(entry):

@@ -237,7 +237,8 @@ def _fetch_from(entry, source, folder, policy, advice):
                     raise
     if name.endswith(".index.json"):
         return _fetch_in_parts(entry, source, name, folder, policy, advice)
-    _announce(entry.name, remote, folder)
+    # The size in the zoo is for people: the SHA-256 decides.
+    _announce(entry.name, remote._replace(size=remote.size or source.size), folder)
     if advice:
         say(advice)
     _store(remote, folder / name, policy)
@@ -253,7 +254,7 @@ def _look_if_possible(source, policy):
         raise
     except DownloadError:
         remote = Remote(source.url)  # the transfer will tell, and may do better
-    return remote._replace(size=source.size or remote.size, sha256=source.sha256 or remote.sha256)
+    return remote._replace(sha256=source.sha256 or remote.sha256)
 
 
 def _first_there(source, policy):

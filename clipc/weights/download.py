@@ -37,6 +37,8 @@ CHUNK_BYTES = 1 << 16
 REDIRECTS = 10
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+WEB_PAGE = "a web page: the answer of a proxy or of a login page?"
+
 HUB = "https://huggingface.co"
 
 
@@ -453,7 +455,7 @@ def download(remote, target, policy=None):
     known = f"sha256:{remote.sha256}" if remote.sha256 else None
     # pooch would keep a file for which it has no hash to compare; it is to be replaced.
     new = target.with_name(target.name + ".new")
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         os.remove(new)
     while True:
         try:
@@ -519,9 +521,7 @@ class _Transfer:
         with open(self.part, "rb") as file:
             start = file.read(48)
             os.fsync(file.fileno())
-        self.received = f"{os.path.getsize(self.part)} bytes that begin with {start!r}"
-        if _looks_like_html(start):
-            self.received += ", a web page: the answer of a proxy or of a login page?"
+        self.received = f"{os.path.getsize(self.part)} bytes that begin with {_described(start)}"
         if self.remote.sha256 is None:
             self._check_content()
         os.replace(self.part, output_file)
@@ -581,8 +581,7 @@ class _Transfer:
             content = response.headers.get("Content-Type", "").lower()
             if content.startswith("text/html"):
                 raise DownloadError(
-                    f"{self.remote.url}: expected the file {self.name}, got a web page: the answer of a "
-                    "proxy or of a login page?"
+                    f"{self.remote.url}: expected the file {self.name}, got {WEB_PAGE}"
                 )
             encoded = response.headers.get("Content-Encoding", "identity") != "identity"
             length = response.headers.get("Content-Length", "")
@@ -596,7 +595,11 @@ class _Transfer:
                 have = 0
             if total is not None and size is not None and total != size:
                 self._start_over(progress, have)
-                raise _BrokenError(f"{self.remote.host} says {total} bytes, expected were {size}")
+                start = next(response.iter_content(48), b"")
+                raise DownloadError(
+                    f"{self.remote.url}: expected {size} bytes, the server sends {total} that begin with "
+                    f"{_described(start)}"
+                )
             self._remember(response)
             self._check_space((total or size or 0) - have)
             try:
@@ -662,7 +665,7 @@ class _Transfer:
                 load_json(self.part)
             elif self.name.endswith(".safetensors"):
                 SafetensorsFile(self.part).close()
-            elif self.received.endswith("?"):
+            elif self.received.endswith(WEB_PAGE):
                 raise ValueError("a web page")
         except ValueError as error:
             self._discard()
@@ -723,8 +726,10 @@ class _Transfer:
         progress.update(-have)
 
 
-def _looks_like_html(start):
-    return start.lstrip().lower().startswith((b"<!doctype html", b"<html", b"<head", b"<?xml"))
+def _described(start):
+    """The first bytes of what came, for a person."""
+    page = start.lstrip().lower().startswith((b"<!doctype html", b"<html", b"<head", b"<?xml"))
+    return f"{start!r}{f', {WEB_PAGE}' if page else ''}"
 
 
 def _disk_error(error, path):
