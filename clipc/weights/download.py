@@ -595,11 +595,10 @@ class _Transfer:
                 have = 0
             if total is not None and size is not None and total != size:
                 self._start_over(progress, have)
-                start = next(response.iter_content(48), b"")
-                raise DownloadError(
-                    f"{self.remote.url}: expected {size} bytes, the server sends {total} that begin with "
-                    f"{_described(start)}"
-                )
+                message = f"{self.remote.url}: expected {size} bytes, the server now says {total}"
+                if response.status_code == 200:
+                    message += f", which begin with {_described(next(response.iter_content(48), b''))}"
+                raise DownloadError(message)
             self._remember(response)
             self._check_space((total or size or 0) - have)
             try:
