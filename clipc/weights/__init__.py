@@ -11,11 +11,15 @@ model costs while it is loaded is itself and one tensor.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from clipc.weights.archive import TorchArchive
 from clipc.weights.config import CLIP_MEAN, CLIP_STD, ModelConfig, build_config, sizes_from_shapes
+from clipc.weights.files import ShardedWeights, open_weights
 from clipc.weights.layouts import WeightState
-from clipc.weights.safetensors_file import SafetensorsFile, ShardedSafetensors, TensorInfo, open_weights
+from clipc.weights.safetensors_file import SafetensorsFile
+from clipc.weights.tensor_file import TensorInfo
 from clipc.weights.zoo import (
     EMBEDDED_FILE,
     ZOO,
@@ -32,8 +36,9 @@ __all__ = [
     "EMBEDDED_FILE",
     "ModelConfig",
     "SafetensorsFile",
-    "ShardedSafetensors",
+    "ShardedWeights",
     "TensorInfo",
+    "TorchArchive",
     "WeightState",
     "ZOO",
     "ZooEntry",
@@ -47,6 +52,8 @@ __all__ = [
     "sizes_from_shapes",
 ]
 
+NAME_ENDING = re.compile(r"\.(safetensors|bin|pt|pth)(\.index\.json)?$")
+
 
 def open_model(name_or_path, *, activation=None, heads=None, cache_dir=None):
     """Open a model without reading its tensors yet.
@@ -54,8 +61,8 @@ def open_model(name_or_path, *, activation=None, heads=None, cache_dir=None):
     Parameters
     ----------
     name_or_path : str or os.PathLike
-        A name of `available_models`, a ``.safetensors`` file, the ``.safetensors.index.json`` of a model
-        in several files, or a folder with weights and configuration. A path that exists wins.
+        A name of `available_models`, a ``.safetensors``, ``.pt`` or ``.bin`` file, the ``.index.json`` of a
+        model in several files, or a folder with weights and configuration. A path that exists wins.
     activation : {"quick_gelu", "gelu"}, optional
     heads : int or (int or None, int or None), optional
         Attention heads: one number is for the image tower, a pair for the image and the text tower.
@@ -99,8 +106,4 @@ def open_model(name_or_path, *, activation=None, heads=None, cache_dir=None):
 def _name_of(path, file):
     """A name for a model that has none: of the folder if that was given, else of the file."""
     resolved = Path(path).resolve()
-    return (
-        resolved.name
-        if resolved.is_dir()
-        else file.name.removesuffix(".index.json").removesuffix(".safetensors")
-    )
+    return resolved.name if resolved.is_dir() else NAME_ENDING.sub("", file.name)
