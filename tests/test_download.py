@@ -206,7 +206,9 @@ def test_a_web_page_in_place_of_the_file(loopback, target, sha):
 
 
 @pytest.mark.parametrize(
-    "name, data", [("config.json", b"{'no': 'json'}"), ("model.safetensors", DATA), ("x.json", b"<html>")]
+    "name, data",
+    [("config.json", b"{'no': 'json'}"), ("model.safetensors", DATA), ("x.json", b"<html>"), ("x.pt", DATA),
+     ("x.bin", b"PK\x03\x04" + DATA)],
 )
 def test_the_content_counts_where_no_hash_is_known(loopback, target, name, data):
     with pytest.raises(DownloadError, match=f"{name} from 127.0.0.1.* is not what it should be"):

@@ -229,7 +229,7 @@ def test_a_model_in_several_files(loopback, hugging_face):
     assert model.path.name == "model.safetensors.index.json" and model.config.vision_heads == 4
 
 
-@pytest.mark.parametrize("part", ["../model.safetensors", "a/b.safetensors", ".safetensors", "x.bin", 3])
+@pytest.mark.parametrize("part", ["../model.safetensors", "a/b.safetensors", ".safetensors", "x.py", 3])
 def test_an_index_that_points_elsewhere(loopback, part):
     serve(loopback, "some/large", {"model.safetensors.index.json": {"weight_map": {"a": part}}})
     with pytest.raises(DownloadError, match="names no weight files beside itself"):

@@ -11,12 +11,16 @@ model costs while it is loaded is itself and one tensor.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from clipc.weights.archive import TorchArchive
 from clipc.weights.cache import cache_folder, cached_weights, resolve
 from clipc.weights.config import CLIP_MEAN, CLIP_STD, ModelConfig, build_config, sizes_from_shapes
+from clipc.weights.files import ShardedWeights, open_weights
 from clipc.weights.layouts import WeightState
-from clipc.weights.safetensors_file import SafetensorsFile, ShardedSafetensors, TensorInfo, open_weights
+from clipc.weights.safetensors_file import SafetensorsFile
+from clipc.weights.tensor_file import TensorInfo
 from clipc.weights.zoo import (
     DEFAULT_MODEL,
     EMBEDDED_FILE,
@@ -33,8 +37,9 @@ __all__ = [
     "EMBEDDED_FILE",
     "ModelConfig",
     "SafetensorsFile",
-    "ShardedSafetensors",
+    "ShardedWeights",
     "TensorInfo",
+    "TorchArchive",
     "WeightState",
     "ZooEntry",
     "available_models",
@@ -49,6 +54,8 @@ __all__ = [
     "sizes_from_shapes",
 ]
 
+NAME_ENDING = re.compile(r"\.(safetensors|bin|pt|pth)(\.index\.json)?$")
+
 
 def open_model(
     name_or_path, *, activation=None, heads=None, cache_dir=None, known_as=None, may_download=True
@@ -59,8 +66,8 @@ def open_model(
     ----------
     name_or_path : str or os.PathLike
         A name of `available_models`, ``owner/name`` of a repository of the Hugging Face hub, a
-        ``.safetensors`` file, the ``.safetensors.index.json`` of a model in several files, or a folder with
-        weights and configuration. A path that exists wins.
+        ``.safetensors``, ``.pt`` or ``.bin`` file, the ``.index.json`` of a model in several files, or a folder
+        with weights and configuration. A path that exists wins.
     activation : {"quick_gelu", "gelu"}, optional
     heads : int or (int or None, int or None), optional
         Attention heads: one number is for the image tower, a pair for the image and the text tower.
@@ -112,8 +119,4 @@ def open_model(
 def _name_of(path, file):
     """A name for a model that has none: of the folder if that was given, else of the file."""
     resolved = Path(path).resolve()
-    return (
-        resolved.name
-        if resolved.is_dir()
-        else file.name.removesuffix(".index.json").removesuffix(".safetensors")
-    )
+    return resolved.name if resolved.is_dir() else NAME_ENDING.sub("", file.name)

@@ -281,7 +281,7 @@ def _fetch_in_parts(entry, source, name, folder, policy, advice):
     _store(remote, pending, policy, recorded=False)
     weight_map = load_json(pending).get("weight_map")
     parts = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
-    if not parts or not all(re.fullmatch(r"[\w-][\w.-]*\.safetensors", str(part)) for part in parts):
+    if not parts or not all(re.fullmatch(r"[\w-][\w.-]*\.(safetensors|bin)", str(part)) for part in parts):
         os.remove(pending)
         raise DownloadError(f"{remote.url}: names no weight files beside itself")
     record = _read_record(folder)

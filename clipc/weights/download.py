@@ -657,13 +657,14 @@ class _Transfer:
 
     def _check_content(self):
         """What the file itself tells, where no hash does."""
-        from clipc.weights.safetensors_file import SafetensorsFile, load_json
+        from clipc.weights.files import open_weights
+        from clipc.weights.safetensors_file import load_json
 
         try:
             if self.name.endswith(".json"):
                 load_json(self.part)
-            elif self.name.endswith(".safetensors"):
-                SafetensorsFile(self.part).close()
+            elif self.name.endswith((".safetensors", ".bin", ".pt")):
+                open_weights(self.part).close()
             elif self.received.endswith(WEB_PAGE):
                 raise ValueError("a web page")
         except ValueError as error:

@@ -25,14 +25,14 @@ from typing import NamedTuple
 import numpy as np
 
 from clipc.errors import WeightsError
-from clipc.weights.safetensors_file import FLOAT_DTYPES, NUMPY_DTYPES
+from clipc.weights.tensor_file import FLOAT_DTYPES, NUMPY_DTYPES
 
 WRAPPERS = ("module.", "_orig_mod.", "state_dict.", "model.", "clip_model.", "clip.")
 
 # Kept in files for other programs: sizes that the shapes tell as well, counters, constants.
 IGNORED = re.compile(
-    r"(input_resolution|context_length|vocab_size|(text\.)?attn_mask"
-    r"|(.*\.)?num_batches_tracked|(.*\.)?position_ids)"
+    r"(input_resolution|context_length|vocab_size"
+    r"|(.*\.)?attn_mask|(.*\.)?num_batches_tracked|(.*\.)?position_ids)"
 )
 
 TEXT_NAMES = (
@@ -90,7 +90,7 @@ class WeightState:
 
     Parameters
     ----------
-    source : SafetensorsFile or ShardedSafetensors
+    source : SafetensorsFile, TorchArchive or ShardedWeights
         Closed by `close`.
 
     Attributes

@@ -25,6 +25,7 @@ DEFAULT_MODEL = "ViT-B/32"
 HUB_FILES = (
     "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors",
     "model.safetensors.index.json", "open_clip_pytorch_model.bin", "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
 )  # fmt: skip
 HUB_CONFIGURATION = ("config.json", "open_clip_config.json", "preprocessor_config.json")
 
