@@ -10,6 +10,8 @@ import pytest
 from availability import require, unavailable
 from core_process import CoreProcess, supported_levels
 
+REAL_CACHE = pytest.StashKey()
+
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="also run what takes long: see the marker full")
@@ -22,6 +24,10 @@ def pytest_configure(config):
         signal.signal(signal.SIGINT, signal.default_int_handler)
     takes_long = "full-size models, notebooks, oracles among themselves"
     config.addinivalue_line("markers", f"full: takes long ({takes_long}); runs with --full")
+    own = "about OpenAI's own weights; skipped where there are none"
+    config.addinivalue_line("markers", f"real_weights: {own}")
+    # Before `no_network` hides it: where real weights lie.
+    config.stash[REAL_CACHE] = os.environ.get("CLIPC_CACHE")
     config.addinivalue_line("markers", "memory: measures memory, which is another under a sanitizer")
 
 
@@ -48,10 +54,6 @@ def children_import_the_clipc_under_test(tmp_path_factory):
         patch.setenv("PYTHONPATH", home, prepend=os.pathsep)
         patch.chdir(tmp_path_factory.mktemp("elsewhere"))
         yield
-
-
-# Before `no_network` hides them: where real weights lie, for the tests that are about these.
-REAL_CACHE = os.environ.get("CLIPC_CACHE")
 
 
 @pytest.fixture(scope="session", autouse=True)

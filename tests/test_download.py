@@ -23,7 +23,7 @@ OTHER = np.random.default_rng(1).bytes(300_000)
 @pytest.fixture
 def target(tmp_path):
     (tmp_path / "model").mkdir()
-    return tmp_path / "model" / "weights.bin"
+    return tmp_path / "model" / "weights.dat"
 
 
 GOOD = sha256(DATA)
@@ -243,7 +243,7 @@ def test_a_connection_that_always_breaks_keeps_what_came(loopback, target):
     loopback.files["/file"] = Faults(DATA, cut_after=[100_000] + [0] * 9, etag='"one"')
     with pytest.raises(DownloadError, match="are kept, the next attempt goes on from there"):
         fetch(loopback, target)
-    kept = target.with_name("weights.bin.part").stat().st_size
+    kept = target.with_name("weights.dat.part").stat().st_size
     assert 0 < kept <= 100_000 and not target.exists()
     loopback.files["/file"].cut_after, loopback.requests[:] = [], []
     fetch(loopback, target)
@@ -265,7 +265,7 @@ def test_a_server_without_ranges_that_always_breaks_is_given_up(loopback, target
 
 
 def test_a_part_of_another_file_is_thrown_away(loopback, target):
-    part = target.with_name("weights.bin.part")
+    part = target.with_name("weights.dat.part")
     part.write_bytes(b"x" * 50_000)
     part.with_name(part.name + ".json").write_text(json.dumps({"url": "elsewhere", "sha256": sha256(OTHER)}))
     fetch(loopback, target)
@@ -274,7 +274,7 @@ def test_a_part_of_another_file_is_thrown_away(loopback, target):
 
 
 def test_a_damaged_part_is_found_by_the_hash_and_fetched_anew(loopback, target):
-    part = target.with_name("weights.bin.part")
+    part = target.with_name("weights.dat.part")
     part.write_bytes(bytes(50_000))  # as a crash of the computer leaves it
     part.with_name(part.name + ".json").write_text(json.dumps({"sha256": sha256(DATA)}))
     fetch(loopback, target)
@@ -283,7 +283,7 @@ def test_a_damaged_part_is_found_by_the_hash_and_fetched_anew(loopback, target):
 
 
 def test_a_complete_part_is_only_verified(loopback, target):
-    part = target.with_name("weights.bin.part")
+    part = target.with_name("weights.dat.part")
     part.write_bytes(DATA)
     part.with_name(part.name + ".json").write_text(json.dumps({"sha256": sha256(DATA)}))
     fetch(loopback, target)
@@ -377,7 +377,7 @@ except download.DiskFullError as error:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "cannot be written: File too large. What arrived is kept" in run.stdout, run.stderr
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-    kept = target.with_name("weights.bin.part").stat().st_size
+    kept = target.with_name("weights.dat.part").stat().st_size
     assert 0 < kept <= 200_000 and not target.exists()
     fetch(loopback, target)
     assert_complete(target)
@@ -403,7 +403,7 @@ remote = download.Remote({loopback.url + "/file"!r}, 300_000, {sha256(DATA)!r})
 download.download(remote, Path({str(target)!r}))
 """
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
-    part = target.with_name("weights.bin.part")
+    part = target.with_name("weights.dat.part")
     deadline = time.monotonic() + 30
     while not (part.exists() and part.stat().st_size >= 60_000):
         assert process.poll() is None and time.monotonic() < deadline
@@ -412,7 +412,7 @@ download.download(remote, Path({str(target)!r}))
     assert b"KeyboardInterrupt" in process.communicate(timeout=30)[1]
     kept = part.stat().st_size
     assert 0 < kept < len(DATA) and not target.exists()
-    assert not [name for name in left_in(target.parent) if not name.startswith("weights.bin.part")]
+    assert not [name for name in left_in(target.parent) if not name.startswith("weights.dat.part")]
     loopback.files["/file"].pace = 0
     fetch(loopback, target)
     assert_complete(target)
@@ -464,7 +464,7 @@ def test_listeners(loopback, target, capsys):
         download.say("here")
     assert said == ["here"]
     shown = capsys.readouterr()
-    assert "weights.bin" in shown.err and shown.out == ""
+    assert "weights.dat" in shown.err and shown.out == ""
     download.say("there")
     assert capsys.readouterr().err == "there\n"
 

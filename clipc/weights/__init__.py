@@ -66,8 +66,8 @@ def open_model(
     ----------
     name_or_path : str or os.PathLike
         A name of `available_models`, ``owner/name`` of a repository of the Hugging Face hub, a
-        ``.safetensors``, ``.pt`` or ``.bin`` file, the ``.index.json`` of a model in several files, or a folder
-        with weights and configuration. A path that exists wins.
+        ``.safetensors``, ``.pt`` or ``.bin`` file, the ``.index.json`` of a model in several files, or a
+        folder with weights and configuration. A path that exists wins.
     activation : {"quick_gelu", "gelu"}, optional
     heads : int or (int or None, int or None), optional
         Attention heads: one number is for the image tower, a pair for the image and the text tower.
