@@ -1,6 +1,7 @@
 """Names of models, where their files lie, and the embedded model."""
 
 import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -85,6 +86,17 @@ def test_open_clip_entries():
             ((0.5,) * 3, (0.5,) * 3) if half else (CLIP_MEAN, CLIP_STD)
         )
         assert (entry.family == "MetaCLIP") == (entry.licence == "CC-BY-NC-4.0") == ("metaclip" in name)
+
+
+def test_the_documentation_has_the_table():
+    """`python tools/make_zoo_table.py` writes it."""
+    root = Path(__file__).resolve().parents[1]
+    spec = importlib.util.spec_from_file_location("make_zoo_table", root / "tools" / "make_zoo_table.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    text = (root / "docs" / "models.md").read_text("utf-8")
+    rows = json.loads(ZOO_FILE.read_text("utf-8"))["models"]
+    assert text == tool.with_table(text, rows) and all(f"| `{name}` |" in text for name in ZOO)
 
 
 def test_detectors_bring_their_configuration():
