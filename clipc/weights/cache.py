@@ -220,7 +220,8 @@ def _place(source):
 
 def _by_hand(entry, folder):
     places = " or ".join(f"{source.files[0]} from {_place(source)}" for source in reversed(entry.sources))
-    return f"By hand: put {places} into {folder}"
+    no_path = f"There is no file or folder {entry.name} either. " if entry.family == "hub" else ""
+    return f"{no_path}By hand: put {places} into {folder}"
 
 
 def _fetch_from(entry, source, folder, policy, advice):
@@ -279,11 +280,14 @@ def _fetch_in_parts(entry, source, name, folder, policy, advice):
     pending = folder / f"pending-{name.removesuffix('.json')}"
     remote = download.look(download.hub_url(source.repository, source.revision, name), policy)
     _store(remote, pending, policy, recorded=False)
-    weight_map = load_json(pending).get("weight_map")
-    parts = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
-    if not parts or not all(re.fullmatch(r"[\w-][\w.-]*\.(safetensors|bin)", str(part)) for part in parts):
+    try:
+        weight_map = load_json(pending).get("weight_map")
+        parts = sorted({str(part) for part in weight_map.values()}) if isinstance(weight_map, dict) else []
+        if not parts or not all(re.fullmatch(r"[\w-][\w.-]*\.(safetensors|bin)", part) for part in parts):
+            raise ValueError("it names no weight files beside itself")
+    except ValueError as error:
         os.remove(pending)
-        raise DownloadError(f"{remote.url}: names no weight files beside itself")
+        raise DownloadError(f"{remote.url} is no index of weights: {error}") from None
     record = _read_record(folder)
     for i, part in enumerate(parts):
         if not (part in record and _as_recorded(folder / part, record)):
