@@ -150,8 +150,10 @@ def _bar_wanted():
     bar = _listener.get().bar
     if bar is not None:
         return bar
-    on_terminal = sys.stderr is not None and sys.stderr.isatty()
-    return on_terminal or "ipykernel" in sys.modules
+    if sys.stderr is not None and sys.stderr.isatty():
+        return True
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")  # a notebook
 
 
 def megabytes(size):
