@@ -691,9 +691,10 @@ def load(name_or_path=None, *, dtype="float32", activation=None, heads=None, cac
     Parameters
     ----------
     name_or_path : str or os.PathLike, optional
-        A name of `available_models`, a ``.safetensors`` file, or a folder with weights and configuration, in
-        OpenAI's, OpenCLIP's or Hugging Face's naming. None: the default model, which is what the environment
-        variable ``CLIPC_MODEL`` names, else the embedded model `tiny`, with one warning that says so.
+        A name of `available_models`, a ``.safetensors``, ``.pt`` or ``.bin`` file, or a folder with weights
+        and configuration, in OpenAI's, OpenCLIP's or Hugging Face's naming. None: the default model, which is
+        what the environment variable ``CLIPC_MODEL`` names, else the embedded model `tiny`, with one warning
+        that says so.
     dtype : {"float32"}
         What the weights are held in and computed with. Features are float32 always.
     activation : {"quick_gelu", "gelu"}, optional

@@ -491,7 +491,8 @@ def test_debug_shows_where(folder, monkeypatch):
         result = run_process(
             "classify", "pictures/b.png", "dog", "--model", "pictures", *arguments, code=1, env=env
         )
-        assert b"Traceback" in result.stderr and b"FileNotFoundError: no .safetensors, .pt or .bin file" in result.stderr
+        assert b"Traceback" in result.stderr
+        assert b"FileNotFoundError: no .safetensors, .pt or .bin file" in result.stderr
     result = run_process(
         "classify", "pictures/b.png", "dog", "--model", "pictures", code=1, env={"CLIPC_DEBUG": "0"}
     )

@@ -23,7 +23,8 @@ def models(as_json):
       clipc models --json
       clipc classify photo.jpg dog cat --model ViT-B/32
 
-    A model of your own needs no name: --model takes the path of a .safetensors file, or of a folder.
+    A model of your own needs no name: --model takes the path of a .safetensors, .pt or .bin file, or of a
+    folder.
     """
     from clipc import weights
 
