@@ -694,10 +694,10 @@ def load(name_or_path=None, *, dtype="float32", activation=None, heads=None, cac
     ----------
     name_or_path : str or os.PathLike, optional
         A name of `available_models` or ``owner/name`` of a repository of the Hugging Face hub, which is
-        downloaded if it is not in the cache; a ``.safetensors`` file, or a folder with weights and
-        configuration, in OpenAI's, OpenCLIP's or Hugging Face's naming. None: the default model, which is
-        what the environment variable ``CLIPC_MODEL`` names, else OpenAI's ViT-B/32 from the cache or a
-        download, else, without a network, the embedded model `tiny`, with one warning that says so. A name
+        downloaded if it is not in the cache; a ``.safetensors``, ``.pt`` or ``.bin`` file, or a folder with
+        weights and configuration, in OpenAI's, OpenCLIP's or Hugging Face's naming. None: the default model,
+        which is what the environment variable ``CLIPC_MODEL`` names, else OpenAI's ViT-B/32 from the cache or
+        a download, else, without a network, the embedded model `tiny`, with one warning that says so. A name
         never falls back.
     dtype : {"float32"}
         What the weights are held in and computed with. Features are float32 always.

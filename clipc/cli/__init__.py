@@ -1,4 +1,5 @@
-"""The command line: ``clipc classify``, ``detect``, ``explain``, ``embed``, ``models``, ``download``, ...
+"""The command line: ``clipc classify``, ``detect``, ``explain``, ``embed``, ``models``, ``download``,
+``remove``, ``info`` and ``convert``.
 
 Results go to standard output, everything else (progress, notes, errors) to standard error. An error is
 one line and exit code 1, a wrong call exit code 2, Ctrl-C exit code 130.
@@ -8,12 +9,13 @@ completion import them all, and shall come at once: what only the work of a comm
 the top.
 """
 
-from clipc.cli import classify, detect, embed, explain, info, models
+from clipc.cli import classify, convert, detect, embed, explain, info, models
 from clipc.cli.program import main
 
 __all__ = ["main"]
 
 main.add_command(classify.classify)
+main.add_command(convert.convert)
 main.add_command(detect.detect)
 main.add_command(embed.embed)
 main.add_command(explain.explain)

@@ -27,6 +27,7 @@ def info(model, as_json):
       clipc info
       clipc info tiny
       clipc info model.safetensors --json
+      clipc info ViT-B-32.pt
     """
     if model is None:
         if as_json:

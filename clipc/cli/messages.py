@@ -19,6 +19,7 @@ _ARGUMENTS_AS_OPTIONS = {
     "; Model.knows(text) tells beforehand": "",
     "raw=True": "--raw",
     "a larger image_size": "a larger --image-size",
+    "pass heads=(image, text)": "pass --heads IMAGE,TEXT",
     "font= takes": "--font takes",
 }
 
@@ -28,6 +29,7 @@ _OPTION_OF_ARGUMENT = {
     "image_size": "--image-size", "colormap": "--colormap", "font": "--font",
     "threshold": "--threshold", "nms": "--nms", "max_detections": "--max-detections", "boxes": "--boxes",
     "background": "--background", "templates": "--template", "batch_size": "--batch-size",
+    "dtype": "--dtype",
 }  # fmt: skip
 
 

@@ -128,6 +128,7 @@ def main(ctx):
       clipc embed photos/ -o photos.npy          pictures as vectors, for a search or statistics
       clipc models                               which models there are; also clipc download, clipc remove
       clipc info                                 what clipc uses on this computer
+      clipc convert ViT-B-32.pt b32.safetensors  another kind of file for a model
 
     "clipc COMMAND --help" explains a command and has more examples.
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from clipc.weights.archive import TorchArchive
 from clipc.weights.cache import cache_folder, cached_weights, resolve
 from clipc.weights.config import CLIP_MEAN, CLIP_STD, ModelConfig, build_config, sizes_from_shapes
+from clipc.weights.conversion import write_safetensors
 from clipc.weights.files import ShardedWeights, open_weights
 from clipc.weights.layouts import WeightState
 from clipc.weights.safetensors_file import SafetensorsFile
@@ -39,13 +39,13 @@ __all__ = [
     "SafetensorsFile",
     "ShardedWeights",
     "TensorInfo",
-    "TorchArchive",
     "WeightState",
     "ZooEntry",
     "available_models",
     "build_config",
     "cache_folder",
     "cached_weights",
+    "convert",
     "find_model",
     "named_models",
     "open_model",
@@ -114,6 +114,45 @@ def open_model(
         source.close()
         raise
     return config, state
+
+
+def convert(
+    name_or_path, target, *, dtype=None, activation=None, heads=None, cache_dir=None, force=False,
+    progress=False,
+):
+    """Write any model that clipc reads as one ``.safetensors`` file that needs nothing beside it.
+
+    Parameters
+    ----------
+    name_or_path, activation, heads, cache_dir
+        As for `open_model`. What they say is written into the new file's metadata.
+    target : str or os.PathLike
+        The file to write; its name ends in ``.safetensors``.
+    dtype : {"float32", "float16", "bfloat16"}, optional
+        What to round floating-point numbers to. Without it every tensor keeps its dtype, bit by bit.
+    force : bool
+        Replace a file that exists.
+    progress : bool
+        Show a progress bar on standard error.
+
+    Returns
+    -------
+    pathlib.Path
+        `target`. The file is there as a whole or not at all.
+
+    Raises
+    ------
+    FileExistsError, OSError, ValueError, WeightsError
+        As `open_model` and `clipc.weights.conversion.write_safetensors`.
+
+    Notes
+    -----
+    Tensors keep the names that they have, so a file in Hugging Face's naming stays one; a prefix that all
+    share, such as ``module.``, is left out. Memory is needed for one tensor at a time.
+    """
+    config, state = open_model(name_or_path, activation=activation, heads=heads, cache_dir=cache_dir)
+    with state:
+        return write_safetensors(state, config, target, dtype=dtype, force=force, progress=progress)
 
 
 def _name_of(path, file):

@@ -44,7 +44,7 @@ from clipc.weights.zip_directory import ZipDirectory
 OLD_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 OLD_PROTOCOL = 1001
 
-MAX_TENSORS = 20_000
+MAX_TENSORS = 10_000
 MAX_NAME_LENGTH = 512
 MAX_DEPTH = 64
 MAX_OBJECTS = 200_000
@@ -354,12 +354,3 @@ def _is_contiguous(tensor):
                 return False
             expected *= length
     return True
-
-
-def looks_like_archive(start):
-    """Whether a file that begins with these nine bytes is for `TorchArchive` to open or to refuse."""
-    # The length of a safetensors header may begin like a pickle, but is followed by a brace.
-    if start[8:] == b"{" and start[4:8] == bytes(4):
-        return False
-    pickles = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
-    return start.startswith((b"PK\x03\x04", b"PK\x05\x06", *pickles))

@@ -6,8 +6,10 @@ import itertools
 from pathlib import Path
 
 from clipc.errors import WeightsError
-from clipc.weights.archive import TorchArchive, looks_like_archive
 from clipc.weights.safetensors_file import SafetensorsFile, load_json
+
+# Of zip archives and of pickles; what they are, `TorchArchive` finds out.
+ARCHIVE_STARTS = (b"PK\x03\x04", b"PK\x05\x06", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 INDEX_ENDINGS = (".safetensors.index.json", ".bin.index.json")
 
@@ -138,7 +140,11 @@ def _open_file(path):
     if path.is_file():  # what is none is for the class to report
         with open(path, "rb") as file:
             start = file.read(9)
-        if looks_like_archive(start):
+        # The length of a safetensors header may begin like a pickle, but is followed by a brace.
+        if start.startswith(ARCHIVE_STARTS) and not (start[8:] == b"{" and start[4:8] == bytes(4)):
+            # Imported here: `import clipc` is not to pay for what only some models need.
+            from clipc.weights.archive import TorchArchive
+
             return TorchArchive(path)
     return SafetensorsFile(path)
 

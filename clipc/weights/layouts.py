@@ -95,6 +95,7 @@ class WeightState:
 
     Attributes
     ----------
+    source : SafetensorsFile, TorchArchive or ShardedWeights
     path : pathlib.Path
     layout : str
         "openai", "openclip" or "huggingface".
@@ -113,7 +114,7 @@ class WeightState:
     """
 
     def __init__(self, source):
-        self._source = source
+        self.source = source
         self.path = source.path
         self.metadata = source.metadata
         self.layout, self.detector, self._entries = _translate(source)
@@ -149,14 +150,14 @@ class WeightState:
             )
         self._used.add(name)
         if len(entry.parts) == 1:
-            out = self._source.read(entry.parts[0])
+            out = self.source.read(entry.parts[0])
         else:
             # Straight into its third of the result: joining arrays would need the memory twice.
             out = np.empty(entry.shape, NUMPY_DTYPES[entry.dtype])
             begin = 0
             for part in entry.parts:
-                rows = self._source.tensors[part].shape[0]
-                self._source.read_into(part, out[begin : begin + rows])
+                rows = self.source.tensors[part].shape[0]
+                self.source.read_into(part, out[begin : begin + rows])
                 begin += rows
         return np.ascontiguousarray(out.T) if entry.transpose else out.reshape(entry.shape)
 
@@ -178,7 +179,7 @@ class WeightState:
 
     def close(self):
         """Close the file; arrays that were read stay valid."""
-        self._source.close()
+        self.source.close()
 
     def __enter__(self):
         return self
@@ -214,7 +215,7 @@ def _translate(source):
 
     Names that fit nowhere keep their own, behind a question mark.
     """
-    names, prefix = _strip_wrappers(list(source.tensors))
+    names, prefix = strip_wrappers(list(source.tensors))
 
     def has(*starts):
         return any(name.startswith(starts) for name in names)
@@ -256,7 +257,7 @@ def _translate(source):
     return layout, detector, entries
 
 
-def _strip_wrappers(names):
+def strip_wrappers(names):
     """Remove the wrappers that all names share; returns (names without them, what was removed)."""
     removed = ""
     while True:

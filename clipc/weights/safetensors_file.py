@@ -23,9 +23,9 @@ from clipc.weights.tensor_file import (
     shortened,
 )
 
-# Of a header, and of any JSON file. The largest CLIP models need about 100 kB, and parsing takes seconds and
-# gigabytes above this (the library's own limit is ten times as high).
-MAX_HEADER_BYTES = 10_000_000
+# Of a header, and of any JSON file. The largest CLIP models need about 100 kB; much more than this takes
+# seconds and hundreds of megabytes to parse (the library's own limit is 20 times as high).
+MAX_HEADER_BYTES = 5_000_000
 
 
 class SafetensorsFile(TensorFile):

@@ -19,7 +19,7 @@ from clipc.weights.tensor_file import DTYPE_BITS, MAX_RANK, shortened
 
 # Limits far above real files: a state dict takes some 40 instructions and 130 bytes a tensor.
 MAX_PICKLE_BYTES = 16_000_000
-MAX_INSTRUCTIONS = 1_000_000
+MAX_INSTRUCTIONS = 500_000
 MAX_STACK = 200_000
 MAX_NESTING = 200
 MAX_TEXT_BYTES = 1_000_000
