@@ -63,7 +63,7 @@ def _load_core():
 _load_core()
 
 # ruff: noqa: E402
-from clipc.errors import ClipcError, ClipcWarning, ImageError, WeightsError
+from clipc.errors import ClipcError, ClipcWarning, DownloadError, ImageError, WeightsError
 from clipc.explanation import (
     HeatMap,
     WordRelevance,
@@ -93,6 +93,7 @@ __all__ = [
     "ClipcWarning",
     "Detection",
     "Detections",
+    "DownloadError",
     "HeatMap",
     "ImageError",
     "Model",
