@@ -164,7 +164,7 @@ def _blocks(row, array):
         if lost.any():
             raise ValueError(
                 f"dtype: {shortened(row.name)} holds {block[lost][0]:.6g}, which is beyond the range of "
-                f"{row.dtype}"
+                f"{next(name for name, short in DTYPES.items() if short == row.dtype)}"
             )
         yield memoryview(bits).cast("B")
 
