@@ -1,4 +1,4 @@
-"""The command line: ``clipc classify``, ``detect``, ``explain``, ``embed``, ``evaluate``, ``models`` and ``info``.
+"""The command line: ``clipc classify``, ``detect``, ``explain``, ``embed``, ``evaluate`` and so on.
 
 Results go to standard output, everything else (progress, notes, errors) to standard error. An error is
 one line and exit code 1, a wrong call exit code 2, Ctrl-C exit code 130.

@@ -31,8 +31,6 @@ CONDITIONS = ("original", "grey", "blur", "noise", "edges")
 PLOT_FORMATS = (".png", ".pdf", ".svg")
 
 _BATCH = f"Pictures encoded, and kept, at the same time. Default: {DEFAULT_BATCH_SIZE}."
-_DATA = """DATA is a folder that holds labels.csv, or a CSV file: the first row names the columns, and the column
-    "file" says where a picture is. Or a folder with a subfolder for each class."""
 
 
 def check_plot(ctx, parameter, value):
@@ -79,11 +77,11 @@ def evaluate(ctx):
       clipc evaluate linear-probe photos/    how good are the features, with a classifier trained on them?
       clipc evaluate retrieval captions/     do pictures find their captions, and captions their pictures?
 
-    photos/ holds a subfolder for each class, or labels.csv with the columns "file" and "label"; captions/ holds
-    labels.csv with "file" and "caption".
+    photos/ holds a subfolder for each class, or labels.csv with the columns "file" and "label"; captions/
+    holds labels.csv with "file" and "caption".
 
-    Features of pictures are kept on disk, so a run that was stopped goes on where it was, and another question
-    to the same pictures is answered at once.
+    Features of pictures are kept on disk, so a run that was stopped goes on where it was, and another
+    question to the same pictures is answered at once.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
@@ -93,7 +91,7 @@ def evaluate(ctx):
 @evaluate.command("zero-shot", cls=SectionedCommand, sections={
     "column": "Pictures", "labels_file": "Labels and prompts", "conditions": "Changed pictures",
     "top": "Result", "model": "Other options",
-})
+}, short_help="Accuracy without training.")
 @data_argument
 @column_option("label", "The column with the right answers.")
 @where_option
@@ -102,13 +100,13 @@ def evaluate(ctx):
 @labels_file_option
 @template_option
 @click.option("--compare-template", "compared", multiple=True, metavar="[NAME=]TEXT",
-              help="Ask again in another sentence, and compare. May be repeated; several sentences with the same "
-                   "NAME are one ensemble. Default, without --template: the label alone, "
+              help="Ask again in another sentence, and compare. May be repeated; several sentences with "
+                   "the same NAME are one ensemble. Default, without --template: the label alone, "
                    '"a photo of a {}.", and an ensemble of 5.')
 @click.option("--condition", "conditions", multiple=True, type=click.Choice([*CONDITIONS, "all"]),
               metavar="NAME",
-              help="Show the pictures changed, too, and compare: grey, blur, noise, edges (outlines alone), or "
-                   "all. May be repeated.")
+              help="Show the pictures changed, too, and compare: grey, blur, noise, edges (outlines "
+                   "alone), or all. May be repeated.")
 @click.option("-k", "--top", multiple=True, type=click.IntRange(min=1), metavar="K",
               help="Count a picture as right if its label is among the K nearest. May be repeated. "
                    "Default: 1 and 5.")
@@ -127,8 +125,8 @@ def zero_shot(data, column, where, limit, seed, labels_file, templates, compared
               threads, quiet, no_cache):
     """How often is the right label the nearest one, without any training?
 
-    DATA is a folder that holds labels.csv, or a CSV file: the first row names the columns, "file" says where a
-    picture is, "label" what it shows. Or a folder with a subfolder for each class.
+    DATA is a folder that holds labels.csv, or a CSV file: the first row names the columns, "file" says where
+    a picture is, "label" what it shows. Or a folder with a subfolder for each class.
 
     \b
       clipc evaluate zero-shot photos/
@@ -137,9 +135,9 @@ def zero_shot(data, column, where, limit, seed, labels_file, templates, compared
       clipc evaluate zero-shot landmarks/ --column name_en --where clear_view=1
       clipc evaluate zero-shot food/ --compare-template "food=a photo of {}, a type of food."
 
-    The labels to choose from are the different values of the column, or those of --labels-file: one a line, or
-    the value and, behind a tab, the words for it. Guessing is right one time in as many as there are labels;
-    the intervals hold 95 % of what other pictures of this kind might give.
+    The labels to choose from are the different values of the column, or those of --labels-file: one a line,
+    or the value and, behind a tab, the words for it. Brackets hold 95 % confidence intervals. Mistakes and
+    classes are those of the prompts with the best top-1.
     """
     _check_files({"--csv": table, "--plot": plot, "--plot-confusion": plot_confusion}, force)
     prompts = _prompts(templates, compared)
@@ -150,7 +148,7 @@ def zero_shot(data, column, where, limit, seed, labels_file, templates, compared
 
     draw = _plotting() if plot or plot_confusion else None
     loaded = load_model(model, threads)
-    with wrong_options_named(), resumable(not no_cache):
+    with wrong_options_named(labels="--labels-file"), resumable(not no_cache):
         result = measures.zero_shot(
             pictures, model=loaded, labels=labels, column=column,
             prompts=measures.PROMPTS if prompts is None else prompts, conditions=_conditions(conditions),
@@ -169,9 +167,80 @@ def zero_shot(data, column, where, limit, seed, labels_file, templates, compared
     _finish(result, contents, as_json, lambda: _zero_shot_text(result, best, classes, mistakes))
 
 
+@evaluate.command("linear-probe", cls=SectionedCommand, sections={
+    "test": "Pictures", "labels_file": "Zero-shot beside it", "folds": "Training", "as_json": "Result",
+    "model": "Other options",
+}, short_help="Accuracy of a classifier trained on the features.")
+@data_argument
+@click.option("--test", metavar="DATA", type=click.Path(),
+              help="Other pictures, of the same classes, to test with. Default: those of DATA, in parts, "
+                   "each with a classifier trained on the others.")
+@column_option("label", "The column with the right answers.")
+@where_option
+@limit_option
+@seed_option("Of all draws.")
+@labels_file_option
+@template_option
+@click.option("--folds", type=click.IntRange(min=2), default=5, metavar="N",
+              help="How many parts, without --test. Default: 5.")
+@click.option("--shots", multiple=True, type=click.IntRange(min=1), metavar="K",
+              help="Also train with K pictures of each class. May be repeated.")
+@click.option("--draws", type=click.IntRange(min=1), metavar="N",
+              help="How often these are drawn. Default: once for each part; with --test 5 times.")
+@click.option("--strength", type=click.FloatRange(min=0, min_open=True), metavar="C",
+              help="The inverse strength of the L2 penalty. Default: the best of a sweep, for each part.")
+@click.option("--normalize", is_flag=True, help="Scale features to length 1.")
+@json_option
+@csv_option("Write what each test picture was taken for as CSV.")
+@plot_option("--plot", "plot", "Draw the accuracies, with --shots against the number of pictures:")
+@force_option
+@computing_options(_BATCH, folders=False)
+@no_cache_option
+def linear_probe(data, test, column, where, limit, seed, labels_file, templates, folds, shots, draws,
+                 strength, normalize, as_json, table, plot, force, model, exif, skip_unreadable, batch_size,
+                 threads, quiet, no_cache):
+    """How good are the features, with a classifier trained on them?
+
+    A logistic regression is trained on the features of pictures and tested with others, and stands beside
+    zero-shot on the same pictures. DATA is as for "clipc evaluate zero-shot".
+
+    \b
+      clipc evaluate linear-probe photos/
+      clipc evaluate linear-probe train/ --test test/ --shots 1 --shots 4 --shots 16 --plot probe.png
+      clipc evaluate linear-probe photos/ --strength 1
+
+    The penalty is chosen as in the CLIP paper, on a part of the training pictures. That takes up to 16 fits
+    for each part, which is long with many classes; --strength and --folds make it shorter.
+
+    Needs pip install 'clipc[analysis]'.
+    """
+    _check_files({"--csv": table, "--plot": plot}, force)
+    labels = _labels(labels_file)
+    pictures = _read(data, column, where)
+    tested = _read(test, column, where) if test else None
+
+    from clipc import evaluate as measures
+
+    draw = _plotting() if plot else None
+    loaded = load_model(model, threads)
+    with wrong_options_named(labels="--labels-file"), resumable(not no_cache):
+        result = measures.linear_probe(
+            pictures, tested, model=loaded, column=column, labels=labels,
+            prompts=list(templates) or "a photo of a {}.", folds=folds, shots=shots or None, draws=draws,
+            C=strength, normalize=normalize, limit=limit, seed=seed, batch_size=batch_size, exif=exif,
+            cache=not no_cache, skip_unreadable=skip_unreadable, progress=bar_wanted(quiet),
+        )
+    contents = {}
+    if table:
+        contents[table] = _csv(_probed(result))
+    if plot:
+        contents[plot] = draw(result.plot(), plot)
+    _finish(result, contents, as_json, lambda: str(result))
+
+
 @evaluate.command("retrieval", cls=SectionedCommand, sections={
     "column": "Pictures and captions", "top": "Result", "model": "Other options",
-})
+}, short_help="Recall from pictures to captions and back.")
 @data_argument
 @column_option("caption", "The column with the captions.")
 @where_option
@@ -182,7 +251,8 @@ def zero_shot(data, column, where, limit, seed, labels_file, templates, compared
               help="Sentence around each caption, with {} in its place. Default: the caption alone.")
 @click.option("--truncate", is_flag=True, help="Cut captions that are too long for the model.")
 @click.option("-k", "--top", multiple=True, type=click.IntRange(min=1), metavar="K",
-              help="Look for what belongs together among the K nearest. May be repeated. Default: 1, 5 and 10.")
+              help="Look for what belongs together among the K nearest. May be repeated. "
+                   "Default: 1, 5 and 10.")
 @json_option
 @csv_option("Write at which rank each picture and each caption finds what belongs to it, as CSV.")
 @plot_option("--plot", "plot", "Draw the recall with its intervals:")
@@ -193,8 +263,8 @@ def retrieval(data, column, where, limit, seed, template, truncate, top, as_json
               exif, skip_unreadable, batch_size, threads, quiet, no_cache):
     """Do pictures find their captions, and captions their pictures?
 
-    DATA is a folder that holds labels.csv, or a CSV file: the first row names the columns, "file" says where a
-    picture is, "caption" what it shows. A picture with several captions has a row for each.
+    DATA is a folder that holds labels.csv, or a CSV file: the first row names the columns, "file" says where
+    a picture is, "caption" what it shows. A picture with several captions has a row for each.
 
     \b
       clipc evaluate retrieval captions/
@@ -210,7 +280,7 @@ def retrieval(data, column, where, limit, seed, template, truncate, top, as_json
 
     draw = _plotting() if plot else None
     loaded = load_model(model, threads)
-    with wrong_options_named(), resumable(not no_cache):
+    with wrong_options_named(labels="--labels-file"), resumable(not no_cache):
         result = measures.retrieval(
             pictures, model=loaded, column=column, k=top or (1, 5, 10), template=template, truncate=truncate,
             limit=limit, seed=seed, batch_size=batch_size, exif=exif, cache=not no_cache,
@@ -221,7 +291,7 @@ def retrieval(data, column, where, limit, seed, template, truncate, top, as_json
         contents[table] = _csv(_ranks(result))
     if plot:
         contents[plot] = draw(result.plot(), plot)
-    _finish(result, contents, as_json, lambda: str(result))
+    _finish(result, contents, as_json, lambda: _retrieval_text(result))
 # fmt: on
 
 
@@ -234,10 +304,10 @@ def _no_place(template):
 
 def _read(data, column, where):
     if data == STANDARD_INPUT:
-        raise click.UsageError("DATA is a folder or a CSV file; '-' is not read")
+        raise click.UsageError("DATA is a folder or a CSV file; standard input is not read")
     from clipc.labelled_images import read_labelled_images
 
-    pictures = read_labelled_images(data)
+    pictures = read_labelled_images(os.path.expanduser(data))
     if where:
         pictures = pictures.where(**where)
     pictures.filled_column(column)  # what is wrong with the column shows before a model is loaded
@@ -252,8 +322,8 @@ def _labels(labels_file):
     for line in lines:
         if len(line) > 2:
             raise click.ClickException(
-                f"{labels_file}: expected a label, or a value, a tab and the words for it; got {len(line) - 1} "
-                f"tabs in the line of {line[0]!r}"
+                f"{labels_file}: expected a label, or a value, a tab and the words for it; got "
+                f"{len(line) - 1} tabs in the line of {line[0]!r}"
             )
     refuse_empty_and_twice([line[0] for line in lines], "label")
     return {line[0]: line[-1] for line in lines}
@@ -352,6 +422,14 @@ def _answers(result):
                        f"{answer.probability:.6g}", right]  # fmt: skip
 
 
+def _probed(result):
+    yield ["file", "true", "linear probe", "right", "zero-shot", "zero-shot right"]
+    answers = zip(result.files, result.true, result.predicted, result.zero_shot.predicted)
+    for file, true, probe, zero in answers:
+        names = [result.labels[i] for i in (true, probe, zero)]
+        yield [file, names[0], names[1], int(probe == true), names[2], int(zero == true)]
+
+
 def _ranks(result):
     yield ["query", "file", "caption", "rank"]
     ranks = {direction: found.expected() for direction, found in result.ranks.items()}
@@ -359,6 +437,25 @@ def _ranks(result):
         yield ["image", file, "", f"{rank:g}"]
     for caption, position, rank in zip(result.captions, result.image_of, ranks["text to image"]):
         yield ["text", result.files[position], caption, f"{rank:g}"]
+
+
+def _retrieval_text(result):
+    """A row for each direction and k: narrow enough for a terminal."""
+    rows, cells = result.rows(), []
+    for row in rows:
+        for k in result.k:
+            bounds = row[f"recall{k}_low"], row[f"recall{k}_high"]
+            cells.append(
+                [row["direction"], str(k), percent(row[f"recall{k}"], 1), percent_range(bounds, 1),
+                 percent(row[f"chance{k}"], 1)]
+            )  # fmt: skip
+    table = text_table(["direction", "k", "recall@k", "95 % interval", "chance"], cells)
+    ranks = "; ".join(f"{row['direction']} {row['median_rank']:g} of {row['n_items']}" for row in rows)
+    parts = [f"{result.title}\n{result.summary}", table, f"Median rank: {ranks}"]
+    if result.n_unknown:
+        captions = count(len(result.captions), "caption")
+        parts.append(f"The model lacks words of {result.n_unknown} of {captions}")
+    return "\n\n".join(parts)
 
 
 def _zero_shot_text(result, best, classes, mistakes):
