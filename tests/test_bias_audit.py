@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import subprocess
 import sys
 import types
@@ -212,6 +213,10 @@ def test_when_all_pictures_are_the_same(tiny, no_warnings):
             for column in [name for name in table if name in ("p", "p_holm", "mean_p", "mean_p_holm")]:
                 assert (table[column] == 1).all(), column
             assert not table.drop(columns="ratio", errors="ignore").isna().any(axis=None)
+        # The interval is that of the two smallest groups, of 1 and 19.
+        expected = proportion.confint_proportions_2indep(1, 1, 19, 19, method="newcomb", compare="diff")
+        dog = found.comparisons.iloc[found.comparisons["ratio"].notna().argmax()]
+        assert (dog.low, dog.high) == pytest.approx(expected)
         assert (found.comparisons["highest_group"] == "").all() and (found.ranking["group"] == "").all()
         means = found.shares[found.shares["n"] > 1]
         assert (means["mean_low"] == means["mean_high"]).all()
@@ -248,7 +253,7 @@ def test_group_with_one_member(tiny, planted):
 
 def test_smallest_audit(tiny, planted, no_warnings):
     found = bias.audit(planted[0][:2], ["dog", "cat"], ["a", "b"], model=tiny, resamples=9)
-    assert found.counts == {"a": 1, "b": 1} and found.settings["top_k"] == [2]
+    assert found.counts == {"a": 1, "b": 1} and found.settings["top_k"] == [1]
     for table in (found.comparisons, found.total_variation, found.associations, found.ranking):
         assert (table["p"] == 1).all()
 
@@ -275,6 +280,7 @@ def test_columns_of_a_folder(portraits, tiny, tmp_path):
     found = bias.audit(portraits, ["dog", "cat"], "age", block="scene", **options)
     assert found.groups == ["3-9", "10-19", "70+"] and found.group_names == ["age"]
     assert found.counts == dict.fromkeys(found.groups, 4)
+    assert found.settings["source"] == os.path.join(portraits.name, "labels.csv")
     assert (found.block_name, found.n_blocks) == ("scene", 2)
     assert found.block_of.tolist() == [f"scene {i % 2}" for i in range(12)]
     assert found.files == [f"images/{i}.png" for i in range(12)]

@@ -68,7 +68,8 @@ def audit(
     resamples : int
         Shuffles of a permutation test, and draws of a bootstrap.
     top_k : int or list of int, optional
-        How many of the nearest pictures `ranking` looks at. None: a tenth of the pictures, at least 10.
+        How many of the nearest pictures `ranking` looks at. None: a tenth of the pictures, but at least 10
+        and at most half of them.
     seed : int
         Of everything that is drawn. Same seed, same numbers.
     batch_size, exif
@@ -161,12 +162,12 @@ class AuditReport:
     comparisons : pandas.DataFrame
         A row for each label and category: `difference`, the largest share among the groups (`highest_group`)
         minus the smallest (`lowest_group`; both are empty texts when all are equal); `low` to `high`,
-        Newcombe's interval of the difference between these two groups, as if they had been chosen beforehand;
-        `ratio`, the smallest divided by the largest, undefined when all are 0; `p`, the part of shuffles of
-        the groups that gave a difference at least as large; `p_holm`, adjusted for all rows of the table.
-        `mean_difference`, `mean_p`, `mean_p_holm`: the same for the mean probability, which also sees what
-        does not change which label wins. Of two labels one is the complement of the other, and counts as the
-        same test.
+        Newcombe's interval of the difference between these two groups, as if they had been chosen beforehand
+        (between the two smallest groups when all are equal); `ratio`, the smallest divided by the largest,
+        undefined when all are 0; `p`, the part of shuffles of the groups that gave a difference at least as
+        large; `p_holm`, adjusted for all rows of the table. `mean_difference`, `mean_p`, `mean_p_holm`: the
+        same for the mean probability, which also sees what does not change which label wins. Of two labels
+        one is the complement of the other, and counts as the same test.
     total_variation : pandas.DataFrame
         A row for each two groups: half the sum over labels of the difference of shares, 0 to 1, above 0 also
         by chance; `p` from shuffling these two groups.
