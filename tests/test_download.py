@@ -353,7 +353,7 @@ def test_reachable(loopback):
 
 def test_no_space_is_told_before_the_transfer(loopback, target, monkeypatch):
     free = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: free)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: free)
     with pytest.raises(DiskFullError, match="needs 300 kB more, .* has 1 kB free; CLIPC_CACHE"):
         fetch(loopback, target)
     assert not target.exists()

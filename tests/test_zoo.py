@@ -180,7 +180,7 @@ def test_no_source_can_be_reached(loopback, weights, monkeypatch):
 
 
 def test_a_full_disk_is_not_tried_elsewhere(small, loopback, monkeypatch):
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1}))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1}))
     with pytest.raises(download.DiskFullError, match="CLIPC_CACHE"):
         clipc.load("small")
     assert gets(loopback) == ["/cdn/small"]

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from clipc.weights.cache import cache_folder, cached_weights, resolve
 from clipc.weights.config import CLIP_MEAN, CLIP_STD, ModelConfig, build_config, sizes_from_shapes
-from clipc.weights.conversion import write_safetensors
 from clipc.weights.files import ShardedWeights, open_weights
 from clipc.weights.layouts import WeightState
 from clipc.weights.safetensors_file import SafetensorsFile
@@ -150,6 +149,8 @@ def convert(
     Tensors keep the names that they have, so a file in Hugging Face's naming stays one; a prefix that all
     share, such as ``module.``, is left out. Memory is needed for one tensor at a time.
     """
+    from clipc.weights.conversion import write_safetensors
+
     config, state = open_model(name_or_path, activation=activation, heads=heads, cache_dir=cache_dir)
     with state:
         return write_safetensors(state, config, target, dtype=dtype, force=force, progress=progress)

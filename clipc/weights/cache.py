@@ -15,7 +15,6 @@ import datetime
 import json
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -459,6 +458,8 @@ def remove(entry, cache_dir=None):
     folder = cached_model_folder(entry, cache_dir)
     if not os.path.lexists(folder):
         return 0
+    import shutil
+
     with _locked(entry, cache_dir):
         size = cached_bytes(entry, cache_dir)
         if folder.is_symlink():

@@ -15,13 +15,10 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import email.utils
 import errno
 import json
-import logging
 import os
 import re
-import shutil
 import sys
 import threading
 import time
@@ -284,6 +281,8 @@ def _check_status(response, url):
 
 def _retry_after(response):
     """Seconds of a Retry-After header, which holds a number or a date; None without one."""
+    import email.utils
+
     value = response.headers.get("Retry-After", "").strip()
     if value.isdigit():
         return int(value)
@@ -490,6 +489,8 @@ def _got(error):
 @contextlib.contextmanager
 def _quiet_pooch():
     """pooch tells each download to standard error; here others do so."""
+    import logging
+
     import pooch
 
     logger = pooch.get_logger()
@@ -647,6 +648,8 @@ class _Transfer:
             raise _disk_error(error, self.part) from None
 
     def _check_space(self, needed):
+        import shutil
+
         try:
             free = shutil.disk_usage(self.part.parent).free
         except OSError:

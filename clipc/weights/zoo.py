@@ -5,7 +5,6 @@ What is known of each model stands in ``clipc/data/zoo.json``, which also says w
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from pathlib import Path
@@ -189,6 +188,8 @@ def find_model(name):
         return _hub_entry(repository, revision)
     if sure:
         raise ValueError(f"expected {HUB_PREFIX}owner/name or {HUB_PREFIX}owner/name@revision, got {name!r}")
+    import difflib
+
     folded = {known.lower(): known for known in zoo}
     close = [folded[found] for found in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(close)}? " if close else ""
