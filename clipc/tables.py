@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import math
 
+from clipc.terminal import columns, pad
+
 
 class Compared:
     """What a score says of the baseline that it was compared with.
@@ -65,15 +67,7 @@ class ScoreTable:
         rows = [[*self._header(), "note"]]
         for score in self.methods:
             rows.append([*self._cells(score), "; ".join(filter(None, [score.note, self._remark(score)]))])
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i in (0, len(widths) - 1) else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths))
-            ).rstrip()
-            for row in rows
-        ]
-        return "\n".join([self.title, self.summary, "", *lines])
+        return "\n".join([self.title, self.summary, "", text_table(rows[0], rows[1:], n_left_end=1)])
 
     def _repr_html_(self):
         head = "".join(f"<th>{html.escape(cell)}</th>" for cell in [*self._header(), "note"])
@@ -121,19 +115,46 @@ def percent_range(bounds, digits, sign=""):
     return f"[{percent(bounds[0], digits, sign)}, {percent(bounds[1], digits, sign)}]"
 
 
-def markdown(header, rows):
+def text_table(header, rows, *, n_left=1, n_left_end=0):
+    """Lines of columns, two spaces between them.
+
+    Parameters
+    ----------
+    header : sequence of str
+    rows : iterable of sequences of str
+    n_left : int
+        So many of the first columns hold text, which is aligned left; the others numbers, aligned right.
+    n_left_end : int
+        So many of the last columns hold text.
+    """
+    lines = [list(header), *map(list, rows)]
+    widths = [max(map(columns, column)) for column in zip(*lines)]
+    text = {*range(n_left), *range(len(widths) - n_left_end, len(widths))}
+    return "\n".join(
+        "  ".join(
+            pad(cell, width) if i in text else " " * (width - columns(cell)) + cell
+            for i, (cell, width) in enumerate(zip(line, widths))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def markdown(header, rows, n_left=1):
+    """A table in Markdown; all but the first `n_left` columns are aligned right."""
+
     def line(cells):
         return "| " + " | ".join(str(cell).replace("|", "\\|").strip() for cell in cells) + " |"
 
-    rule = "|---|" + "---:|" * (len(header) - 1)
+    rule = "|" + "---|" * n_left + "---:|" * (len(header) - n_left)
     return "\n".join([line(header), rule, *map(line, rows)])
 
 
-def data_frame(rows):
+def data_frame(rows, otherwise="to_rows"):
+    """A ``pandas.DataFrame`` of dicts; `otherwise` names the method that gives them as they are."""
     try:
         import pandas
     except ImportError:
         raise ImportError(
-            "to_pandas needs pandas: pip install 'clipc[analysis]'; to_rows gives the same without it"
+            f"to_pandas needs pandas: pip install 'clipc[analysis]'; {otherwise} gives the same without it"
         ) from None
     return pandas.DataFrame(rows)

@@ -2,6 +2,7 @@
 
     from clipc import evaluate
 
+    print(evaluate.zero_shot("zeroshot", conditions=["original", "grey", "edges"]))
     print(evaluate.pointing_game("coco128", methods=["gradcam", "surgery"]))
     print(evaluate.explanations("coco128", ["gradcam", "scorecam"], limit=50))
     print(evaluate.average_precision("coco128", methods=["windows", "dense"]))
@@ -11,6 +12,7 @@ Each module below measures one kind of answer; its docstring says how.
 
 from clipc.annotations import AnnotatedPicture, AnnotatedPictures, read_boxes
 from clipc.box_scores import ClassScore, DetectionEvaluation, DetectionScore
+from clipc.evaluate.accuracy import PROMPTS, ClassifiedPicture, ZeroShotEvaluation, zero_shot
 from clipc.evaluate.against_boxes import (
     average_precision,
     deletion_insertion,
@@ -18,21 +20,28 @@ from clipc.evaluate.against_boxes import (
     explanations,
     pointing_game,
 )
+from clipc.evaluate.conditions import CONDITIONS, Condition
 from clipc.scores import Evaluation, Evaluations, MethodScore
 
 __all__ = [
     "AnnotatedPicture",
     "AnnotatedPictures",
+    "CONDITIONS",
     "ClassScore",
+    "ClassifiedPicture",
+    "Condition",
     "DetectionEvaluation",
     "DetectionScore",
     "Evaluation",
     "Evaluations",
     "MethodScore",
+    "PROMPTS",
+    "ZeroShotEvaluation",
     "average_precision",
     "deletion_insertion",
     "energy_in_boxes",
     "explanations",
     "pointing_game",
     "read_boxes",
+    "zero_shot",
 ]
