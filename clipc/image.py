@@ -28,6 +28,10 @@ DEFAULT_MAX_PIXELS = 178_956_970  # where Pillow, too, refuses an image as a dec
 # Files that are taken for images where a folder is named.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
+# Raised by whoever changes which pixels `preprocess` makes of a file, so that features which are kept on disk
+# (`clipc.feature_cache`) are not taken for those of the new pixels.
+PREPROCESSING_VERSION = 1
+
 # How an image that is no square becomes one; see `view`.
 FITS = ("crop", "squash", "pad")
 
@@ -48,7 +52,7 @@ _UPRIGHT = {
 _orientation_warning_given = False
 
 
-def to_rgb(image, *, exif=False, index=None):
+def to_rgb(image, *, exif=False, index=None, label=None):
     """The pixels of one image as 8-bit RGB.
 
     Parameters
@@ -62,6 +66,8 @@ def to_rgb(image, *, exif=False, index=None):
         turned upright, by Pillow.
     index : int, optional
         Position of the image in a list that the caller knows, for messages.
+    label : str, optional
+        How messages call the image; default `label_of`.
 
     Returns
     -------
@@ -80,15 +86,15 @@ def to_rgb(image, *, exif=False, index=None):
         When the bytes are not a complete, undamaged image, or an image of more pixels than the environment
         variable ``CLIPC_MAX_IMAGE_PIXELS`` allows (default 178,956,970).
     """
-    label = _label(image, index)
+    label = label or label_of(image, index)
     if isinstance(image, np.ndarray):
         return _array_to_rgb(image, label)
     if isinstance(image, (str, os.PathLike)):
-        return _file_to_rgb(_read(image, label), exif, label)
+        return _file_to_rgb(read_file(image, label), exif, label)
     if isinstance(image, (bytes, bytearray, memoryview)):
         # A copy of what can change, because the core looks at the bytes more than once without the GIL.
         return _file_to_rgb(image if isinstance(image, bytes) else bytes(image), exif, label)
-    if _is_pil(image):
+    if is_pil(image):
         return _pil_to_rgb(image, exif, label)
     hint = ""
     if isinstance(image, (list, tuple)):
@@ -128,7 +134,7 @@ def each_image(images, function, progress):
     return results
 
 
-def preprocess(images, size, mean, std, *, exif=False, first_index=0):
+def preprocess(images, size, mean, std, *, exif=False, first_index=0, change=None):
     """The input of CLIP's image encoder.
 
     The shorter side is resized to `size` (antialiased bicubic, equal to Pillow's), the centred square is cut
@@ -147,6 +153,9 @@ def preprocess(images, size, mean, std, *, exif=False, first_index=0):
         As for `to_rgb`.
     first_index : int
         Position of the first image in the list that the caller knows, for messages.
+    change : callable, optional
+        What is done to each picture after it is resized and cropped, and before it is normalised: a function
+        from uint8 (R, R, 3) to the same. Not for an array that is preprocessed already.
 
     Returns
     -------
@@ -163,6 +172,8 @@ def preprocess(images, size, mean, std, *, exif=False, first_index=0):
     size = operator.index(size)
     _core.crop_geometry(1, 1, size)  # refuses a size out of range
     if is_preprocessed(images):
+        if change is not None:
+            raise ValueError("images: an array that is preprocessed cannot be changed; pass the images")
         return check_preprocessed(images, size)
     mean, std = _three_floats("mean", mean), _three_floats("std", std)
     single = not isinstance(images, (list, tuple))
@@ -175,8 +186,20 @@ def preprocess(images, size, mean, std, *, exif=False, first_index=0):
         rgb = to_rgb(image, exif=exif, index=None if single else first_index + index)
         if result is None:
             result = np.empty((len(items), 3, size, size), np.float32)
+        if change is not None:
+            rgb = _changed(rgb, size, change)  # which resizing and cropping below leave as it is
         _core.preprocess(rgb, size, mean, std, out=result[index])
     return result
+
+
+def _changed(rgb, size, change):
+    picture = np.asarray(change(_core.resize_crop(rgb, size)))
+    if picture.dtype != np.uint8 or picture.shape != (size, size, 3):
+        raise ValueError(
+            f"change: expected it to give uint8 of shape ({size}, {size}, 3), got {picture.dtype} of shape "
+            f"{picture.shape}"
+        )
+    return np.ascontiguousarray(picture)
 
 
 class View(NamedTuple):
@@ -311,7 +334,7 @@ def square_box(height, width, size, fit="crop"):
     )
 
 
-def _label(image, index):
+def label_of(image, index):
     """How messages call an image: its position in the list and its file name, as far as it has them."""
     position = "image" if index is None else f"images[{index}]"
     if isinstance(image, (str, os.PathLike)):
@@ -320,7 +343,8 @@ def _label(image, index):
     return position
 
 
-def _is_pil(image):
+def is_pil(image):
+    """Whether an image is one of Pillow's."""
     # Whoever has a PIL image has imported PIL.
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(image, module.Image)
@@ -390,7 +414,8 @@ def _array_to_rgb(array, label):
     return np.ascontiguousarray(array[:, :, :3] if array.shape[2] == 4 else array)
 
 
-def _read(path, label):
+def read_file(path, label):
+    """The content of an image file; an error that helps where the path is a URL or a folder."""
     name = os.fspath(path)
     if isinstance(name, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
         raise ValueError(

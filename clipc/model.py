@@ -50,8 +50,10 @@ class Model:
         The weight file.
     """
 
-    def __init__(self, core, config, path, *, dtype):
+    def __init__(self, core, config, path, *, dtype, weight_files=()):
         self._core = core
+        # (path, size, mtime_ns) when they were opened: what `clipc.feature_cache` knows the weights by.
+        self._weight_files = tuple(weight_files)
         self.config = config
         self.path = path
         self.dtype = dtype
@@ -725,9 +727,10 @@ def load(name_or_path=None, *, dtype="float32", activation=None, heads=None, cac
         name_or_path = os.environ.get("CLIPC_MODEL") or weights.EMBEDDED_FILE
     config, state = weights.open_model(name_or_path, activation=activation, heads=heads, cache_dir=cache_dir)
     with state:
+        weight_files = [weights.file_stamp(path.absolute()) for path in state.files]
         core = _core.Model(config.to_core(), state.read)
         state.check_all_used()
-    return Model(core, config, state.path.absolute(), dtype=dtype)
+    return Model(core, config, state.path.absolute(), dtype=dtype, weight_files=weight_files)
 
 
 def _load_for_pickle(path, arguments):

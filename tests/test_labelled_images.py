@@ -55,7 +55,7 @@ def test_folder_and_file_give_the_same(written, tmp_path):
         TABLE.rstrip("\n").encode(),
         ("\n" + TABLE.replace("\n", "\n \n,,\n")).encode(),
         TABLE.replace(",", " , ").encode(),
-        b'"file","label","age"\n"images/a.png", "cat","10-19"\nimages/b.png,dog,70+\nimages/c.png,"cat","70+"',
+        b'"file","label","age"\n"images/a.png", "cat","10-19"\nimages/b.png,dog,70+\nimages/c.png,cat,"70+"',
         b"age,,file,label,\n10-19,0,images/a.png,cat,\n70+,1,images/b.png,dog,\n70+,2,images/c.png,cat,\n",
     ],
     ids=["BOM", "CRLF", "CR", "no last newline", "empty lines", "spaces", "quotes", "unnamed columns"],

@@ -96,6 +96,8 @@ class WeightState:
     Attributes
     ----------
     path : pathlib.Path
+    files : list of pathlib.Path
+        All files that were opened: `path`, and for a model in several files those that it names.
     layout : str
         "openai", "openclip" or "huggingface".
     detector : str or None
@@ -115,6 +117,7 @@ class WeightState:
     def __init__(self, source):
         self._source = source
         self.path = source.path
+        self.files = getattr(source, "files", [source.path])
         self.metadata = source.metadata
         self.layout, self.detector, self._entries = _translate(source)
         self.shapes = {name: entry.shape for name, entry in self._entries.items() if not entry.missing}
