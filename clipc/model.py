@@ -199,14 +199,7 @@ class Model:
         if isinstance(texts, np.ndarray) and texts.dtype.kind in "iu":
             tokens = self._check_tokens(texts)
         else:
-            if self.config.vocab_size != tokenizer.VOCAB_SIZE:
-                raise ValueError(
-                    f"{self.name}: its vocabulary has {self.config.vocab_size} tokens, clipc's tokenizer "
-                    f"{tokenizer.VOCAB_SIZE}; pass tokens instead of text"
-                )
-            texts = tokenizer.as_text_list(texts)
-            tokens = tokenizer.tokenize(texts, context_length=self.context_length, truncate=truncate)
-            self._warn_of_unknown_words(texts, tokens)
+            tokens = self._tokenize(texts, truncate)
         return self._finish(self._core.encode_texts(tokens), normalize)
 
     def knows(self, text):
@@ -652,6 +645,18 @@ class Model:
     def _finish(self, features, normalize):
         self._check_finite(features)
         return unit_rows(features) if normalize else features
+
+    def _tokenize(self, texts, truncate=False):
+        """The tokens of texts for this model, after one warning of all words that it does not know."""
+        if self.config.vocab_size != tokenizer.VOCAB_SIZE:
+            raise ValueError(
+                f"{self.name}: its vocabulary has {self.config.vocab_size} tokens, clipc's tokenizer "
+                f"{tokenizer.VOCAB_SIZE}; pass tokens instead of text"
+            )
+        texts = tokenizer.as_text_list(texts)
+        tokens = tokenizer.tokenize(texts, context_length=self.context_length, truncate=truncate)
+        self._warn_of_unknown_words(texts, tokens)
+        return tokens
 
     def _check_tokens(self, tokens):
         if tokens.ndim != 2 or not len(tokens):

@@ -21,6 +21,8 @@ from clipc.evaluate.against_boxes import (
     pointing_game,
 )
 from clipc.evaluate.conditions import CONDITIONS, Condition
+from clipc.evaluate.contrastive import ContrastiveLoss, contrastive_loss
+from clipc.evaluate.ranking import RetrievalEvaluation, retrieval
 from clipc.scores import Evaluation, Evaluations, MethodScore
 
 __all__ = [
@@ -30,18 +32,22 @@ __all__ = [
     "ClassScore",
     "ClassifiedPicture",
     "Condition",
+    "ContrastiveLoss",
     "DetectionEvaluation",
     "DetectionScore",
     "Evaluation",
     "Evaluations",
     "MethodScore",
     "PROMPTS",
+    "RetrievalEvaluation",
     "ZeroShotEvaluation",
     "average_precision",
+    "contrastive_loss",
     "deletion_insertion",
     "energy_in_boxes",
     "explanations",
     "pointing_game",
     "read_boxes",
+    "retrieval",
     "zero_shot",
 ]

@@ -8,6 +8,7 @@ import numpy as np
 
 from clipc.arguments import whole_number
 from clipc.evaluate.conditions import ORIGINAL
+from clipc.feature_cache import encode_files
 from clipc.labelled_images import LabelledImages, read_labelled_images
 from clipc.vectors import unit_rows
 
@@ -134,8 +135,6 @@ def encode(model, pictures, condition=ORIGINAL, **options):
     kept : int array, (n,)
     unreadable : list of (str, str)
     """
-    from clipc.feature_cache import encode_files
-
     changed = None if condition.name == ORIGINAL.name else condition
     if changed is not None and isinstance(pictures.images, np.ndarray):
         raise ValueError(
