@@ -22,6 +22,12 @@ from clipc.evaluate.against_boxes import (
 )
 from clipc.evaluate.conditions import CONDITIONS, Condition
 from clipc.evaluate.contrastive import ContrastiveLoss, contrastive_loss
+from clipc.evaluate.probe import LinearProbeEvaluation, linear_probe
+from clipc.evaluate.published import (
+    PUBLISHED_PROMPTS,
+    PUBLISHED_ROBUSTNESS,
+    PUBLISHED_ZERO_SHOT_MINUS_PROBE,
+)
 from clipc.evaluate.ranking import RetrievalEvaluation, retrieval
 from clipc.scores import Evaluation, Evaluations, MethodScore
 
@@ -37,8 +43,12 @@ __all__ = [
     "DetectionScore",
     "Evaluation",
     "Evaluations",
+    "LinearProbeEvaluation",
     "MethodScore",
     "PROMPTS",
+    "PUBLISHED_PROMPTS",
+    "PUBLISHED_ROBUSTNESS",
+    "PUBLISHED_ZERO_SHOT_MINUS_PROBE",
     "RetrievalEvaluation",
     "ZeroShotEvaluation",
     "average_precision",
@@ -46,6 +56,7 @@ __all__ = [
     "deletion_insertion",
     "energy_in_boxes",
     "explanations",
+    "linear_probe",
     "pointing_game",
     "read_boxes",
     "retrieval",

@@ -127,9 +127,9 @@ def zero_shot(
     conditions = as_conditions(conditions)
     prompts = _named_prompts(prompts)
     pictures = read_pictures(data, column)
-    texts = _texts_of_labels(labels, pictures.values)
+    texts = texts_of_labels(labels, pictures.values)
     names = list(texts)
-    _check_values(pictures, texts, column)
+    check_values(pictures, texts, column)
     top = _check_top(top, len(names))
     pictures = pictures.draw(limit, seed)
     options = {
@@ -687,7 +687,7 @@ def _named_prompts(prompts):
     }
 
 
-def _texts_of_labels(labels, values):
+def texts_of_labels(labels, values):
     """A dict from each label to the text for its prompts."""
     if labels is None:
         labels = dict.fromkeys(values)
@@ -712,7 +712,7 @@ def _texts_of_labels(labels, values):
     return texts
 
 
-def _check_values(pictures, texts, column):
+def check_values(pictures, texts, column):
     missing = list(dict.fromkeys(value for value in pictures.values if value not in texts))
     if missing:
         shown = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if missing[5:] else "")

@@ -1,7 +1,7 @@
 """The loss that CLIP is trained with, on a batch of pictures and their texts.
 
-It says how well the pairs of a batch find each other: the smaller, the better. Its value depends on the size of
-the batch: guessing gives ln N.
+It says how well the pairs of a batch find each other: the smaller, the better. Its value depends on the size
+of the batch: guessing gives ln N.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def contrastive_loss(image_features, text_features, *, logit_scale=LOGIT_SCALE, 
     text_features : float array (N, D)
         Row i belongs to row i of the pictures.
     logit_scale : float
-        Factor s from cosine to logit, the inverse of the temperature; `clipc.Model.logit_scale` of a model. Training
-        starts at 1 / 0.07.
+        Factor s from cosine to logit, the inverse of the temperature; `clipc.Model.logit_scale` of a model.
+        Training starts at 1 / 0.07.
     gradient : bool
         Also give the derivatives.
 
@@ -44,15 +44,15 @@ def contrastive_loss(image_features, text_features, *, logit_scale=LOGIT_SCALE, 
     Raises
     ------
     ValueError
-        Shapes that differ, no rows, NaN or infinity, a row of zeros, which has no direction; a scale that is not
-        positive.
+        Shapes that differ, no rows, NaN or infinity, a row of zeros, which has no direction; a scale that is
+        not positive.
     TypeError
         Something else than numbers.
 
     Notes
     -----
-    With u_i and v_j the features of picture i and text j at length 1 (Radford et al. 2021, figure 3; the loss of
-    open_clip's ``ClipLoss`` on one machine)::
+    With u_i and v_j the features of picture i and text j at length 1 (Radford et al. 2021, figure 3; the loss
+    of open_clip's ``ClipLoss`` on one machine)::
 
         logits_ij = s u_i . v_j
         loss = 1/2 (image_loss + text_loss)
@@ -66,8 +66,8 @@ def contrastive_loss(image_features, text_features, *, logit_scale=LOGIT_SCALE, 
         d loss / d x_i = (d/du_i - (u_i . d/du_i) u_i) / |x_i|,    likewise y_j
         d loss / d s = sum_ij G_ij u_i . v_j
 
-    The gradient of a picture's features is orthogonal to them: only their direction counts. CLIP learns ln s, whose
-    derivative is s times that of s.
+    The gradient of a picture's features is orthogonal to them: only their direction counts. CLIP learns ln s,
+    whose derivative is s times that of s.
 
     Every other text of the batch counts as wrong for a picture, also one that would fit it as well.
 
@@ -198,7 +198,9 @@ class ContrastiveLoss(ResultTable):
     @property
     def summary(self):
         pairs = count(len(self), "pair")
-        return f"{pairs}; guessing gives {self.chance:.3f} (ln {len(self)}); logit_scale {self.logit_scale:.4g}"
+        return (
+            f"{pairs}; guessing gives {self.chance:.3f} (ln {len(self)}); logit_scale {self.logit_scale:.4g}"
+        )
 
     def rows(self):
         """A dict for each direction, and for both together.
@@ -254,11 +256,13 @@ class ContrastiveLoss(ResultTable):
         ax : matplotlib axes, optional
             None: those of a new figure.
         values : {"logits", "cosines", "image_probabilities", "text_probabilities"}
-            Probabilities in percent; of `image_probabilities` the rows sum to 100, of `text_probabilities` the columns.
+            Probabilities in percent; of `image_probabilities` the rows sum to 100, of `text_probabilities`
+            the columns.
         texts : list of str, optional
             Names of the columns; long ones are cut.
         images : list of images, optional
-            What stands before the rows: names (str that are no files are taken as such), or pictures as small squares.
+            What stands before the rows: names (str that are no files are taken as such), or pictures as small
+            squares.
 
         Returns
         -------
@@ -287,7 +291,13 @@ class ContrastiveLoss(ResultTable):
                 for j in range(n):
                     colour = "black" if matrix[i, j] > low + 0.6 * (high - low) else "white"
                     weight = "bold" if i == j else "normal"
-                    style = {"ha": "center", "va": "center", "fontsize": 8, "color": colour, "fontweight": weight}
+                    style = {
+                        "ha": "center",
+                        "va": "center",
+                        "fontsize": 8,
+                        "color": colour,
+                        "fontweight": weight,
+                    }
                     ax.text(j, i, format(matrix[i, j], digits), **style)
         if texts is not None:
             ax.set_xticks(range(n), [_shortened(text) for text in texts], rotation=60, ha="right", fontsize=8)
@@ -327,5 +337,9 @@ def _row_names(ax, images):
         top, left = (rgb.shape[0] - side) // 2, (rgb.shape[1] - side) // 2
         square = Image.fromarray(rgb[top : top + side, left : left + side]).resize((96, 96))
         box = OffsetImage(np.asarray(square), zoom=0.92 * height / 96)
-        place = {"xycoords": ("axes fraction", "data"), "boxcoords": "offset points", "xybox": (-2 - height / 2, 0)}
+        place = {
+            "xycoords": ("axes fraction", "data"),
+            "boxcoords": "offset points",
+            "xybox": (-2 - height / 2, 0),
+        }
         ax.add_artist(AnnotationBbox(box, (0, i), frameon=False, pad=0, **place))

@@ -1,8 +1,8 @@
 """Retrieval: does a picture find its captions, and a caption its picture?
 
-Recall@k as in the literature on COCO and Flickr30K (Karpathy & Fei-Fei 2015; Radford et al. 2021, table 13): the
-share of queries that have one that belongs to them among the k nearest. Recall falls as the collection grows, so
-numbers of collections of different sizes cannot be compared; the chance level stands beside them.
+Recall@k as in the literature on COCO and Flickr30K (Karpathy & Fei-Fei 2015; Radford et al. 2021, table 13):
+the share of queries that have one that belongs to them among the k nearest. Recall falls as the collection
+grows, so numbers of collections of different sizes cannot be compared; the chance level stands beside them.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def retrieval(
     Parameters
     ----------
     data : path, LabelledImages, or (images, captions)
-        A CSV file, or a folder with ``labels.csv``, with a row for each caption; rows with the same `file` are captions
-        of one picture. Or a tuple: a list of images, a float32 array (N, 3, R, R) of preprocessed pictures or (N, D) of
-        features; and for each a caption, or a list of captions.
+        A CSV file, or a folder with ``labels.csv``, with a row for each caption; rows with the same `file`
+        are captions of one picture. Or a tuple: a list of images, a float32 array (N, 3, R, R) of
+        preprocessed pictures or (N, D) of features; and for each a caption, or a list of captions.
     model : Model, or what `clipc.load` takes, optional
         None: the default model.
     column : str
@@ -82,7 +82,8 @@ def retrieval(
     Raises
     ------
     ValueError
-        Fewer than two pictures; an unknown column; an empty caption; one that is too long, without `truncate`.
+        Fewer than two pictures; an unknown column; an empty caption; one that is too long, without
+        `truncate`.
     TypeError
         Arguments of a wrong kind.
     OSError, ImageError
@@ -97,13 +98,14 @@ def retrieval(
 
     Notes
     -----
-    Ranks are by cosine. From a picture, one of its captions among the first k is enough; from a caption, its picture
-    must be there. Among equal cosines, such as those of a caption that two pictures share, the order is random and
-    what counts is the expected value.
+    Ranks are by cosine. From a picture, one of its captions among the first k is enough; from a caption, its
+    picture must be there. Among equal cosines, such as those of a caption that two pictures share, the order
+    is random and what counts is the expected value.
 
-    A caption's success depends on its picture, so intervals from text to image are bootstrapped over pictures, with
-    all their captions; where every query agrees, which leaves nothing to draw, and where each picture has one
-    caption, they are Wilson's, as from image to text. The intervals are about other queries, in the same collection.
+    A caption's success depends on its picture, so intervals from text to image are bootstrapped over
+    pictures, with all their captions; where every query agrees, which leaves nothing to draw, and where each
+    picture has one caption, they are Wilson's, as from image to text. The intervals are about other queries,
+    in the same collection.
     """
     model = resolve_model(model)
     ks = _check_k(k)
@@ -352,8 +354,8 @@ class RetrievalEvaluation(ResultTable):
         Returns
         -------
         list of dict
-            direction, n (queries), n_items (what is searched); recall1, recall1_low, recall1_high, chance1, and so on
-            for each k; median_rank, mean_rank of the first that belongs to the query, from 1.
+            direction, n (queries), n_items (what is searched); recall1, recall1_low, recall1_high, chance1,
+            and so on for each k; median_rank, mean_rank of the first that belongs to the query, from 1.
         """
         return [dict(row) for row in self._rows]
 
@@ -390,7 +392,9 @@ class RetrievalEvaluation(ResultTable):
 
     def __repr__(self):
         first = self.k[0]
-        rows = ", ".join(f"{row['direction']} R@{first} {percent(row[f'recall{first}'], 1)}" for row in self._rows)
+        rows = ", ".join(
+            f"{row['direction']} R@{first} {percent(row[f'recall{first}'], 1)}" for row in self._rows
+        )
         return f"<Retrieval, {count(len(self.files), 'picture')}: {rows}>"
 
     def to_dict(self):
@@ -436,8 +440,9 @@ class RetrievalEvaluation(ResultTable):
             ax.hlines(chance, *ends, color="#888888", linestyle="--", label=None if j else "chance")
         ax.set_xticks(range(len(self.k)), [f"R@{k}" for k in self.k])
         ax.set_ylabel("recall in %")
-        title = f"Retrieval, {self.settings.get('model', '')}, {len(self.files)} images, {len(self.captions)} captions"
-        ax.set_title(title, fontsize="medium")
+        model = self.settings.get("model", "")
+        sizes = f"{len(self.files)} images, {len(self.captions)} captions"
+        ax.set_title(f"Retrieval, {model}, {sizes}", fontsize="medium")
         ax.spines[["top", "right"]].set_visible(False)
         ax.set_ylim(0)
         ax.legend(frameon=False, fontsize="small")
@@ -473,7 +478,8 @@ def _read(data, column):
         return Pictures(images, list(images.files), [""] * len(images), data.source), captions
     if not (isinstance(data, tuple) and len(data) == 2):
         raise TypeError(
-            f"data: expected a folder, a CSV file, LabelledImages or (images, captions), got {type(data).__name__}"
+            "data: expected a folder, a CSV file, LabelledImages or (images, captions), "
+            f"got {type(data).__name__}"
         )
     images, captions = data
     if not isinstance(images, (list, tuple, np.ndarray)):
@@ -511,8 +517,8 @@ def _check_lengths(model, captions, names, template, truncate):
                 if not truncate:
                     shown = caption if len(caption) <= 60 else caption[:57] + "..."
                     raise ValueError(
-                        f"data: a caption of {name} has {n_tokens} tokens, the model takes {model.context_length}: "
-                        f"{shown!r}; truncate=True cuts it"
+                        f"data: a caption of {name} has {n_tokens} tokens, the model takes "
+                        f"{model.context_length}: {shown!r}; truncate=True cuts it"
                     )
     return n_long
 
