@@ -33,6 +33,7 @@ from clipc.labelled_images import LabelledImages
 from clipc.model import DEFAULT_BATCH_SIZE
 from clipc.progress import progress_bar
 from clipc.tables import count
+from clipc.weights.layouts import file_stamp
 
 try:
     import sqlite3
@@ -455,9 +456,9 @@ def model_fingerprint(model):
         path = stamp[0]
         try:
             # Before and after: the file that is read shall be the one that was loaded.
-            unchanged = weights.file_stamp(path) == stamp
+            unchanged = file_stamp(path) == stamp
             digest = _digest_of_file(stamp) if unchanged else None
-            unchanged = unchanged and weights.file_stamp(path) == stamp
+            unchanged = unchanged and file_stamp(path) == stamp
         except OSError as error:
             raise _NotKnown(f"the weight file {path} cannot be read any more: {error.strerror}") from None
         if not unchanged:
@@ -606,12 +607,15 @@ class _Store:
                     self.connection.execute("CREATE TABLE about (description TEXT NOT NULL)")
                     self.connection.execute("INSERT INTO about VALUES (?)", (self.description,))
                     self.connection.execute(
-                        "CREATE TABLE features (content BLOB PRIMARY KEY, feature BLOB NOT NULL, "
-                        "crc32 INTEGER NOT NULL) WITHOUT ROWID"
+                        "CREATE TABLE features (content BLOB PRIMARY KEY NOT NULL, feature BLOB NOT NULL, "
+                        "crc32 INTEGER NOT NULL)"
                     )
             kind = self._header()
-        described = self.connection.execute("SELECT description FROM about").fetchall() if kind[2] else None
-        if kind[:2] != (_APPLICATION_ID, _SCHEMA_VERSION) or described != [(self.description,)]:
+        ours = kind[:2] == (_APPLICATION_ID, _SCHEMA_VERSION)
+        if ours:
+            described = self.connection.execute("SELECT description FROM about").fetchall()
+            ours = described == [(self.description,)]
+        if not ours:
             self.close()
             _tell(self.path.parent, f"{self.path.name} is a database of something else")
 

@@ -141,7 +141,7 @@ class LabelledImages:
         if empty:
             raise ValueError(
                 f"{self.source}: the column {name!r} has no value in {self._places(empty)}; fill it in, or "
-                f"choose rows first, such as data.where({name}=[...])"
+                "choose rows with where()"
             )
         return values
 

@@ -14,6 +14,7 @@ from clipc.errors import WeightsError, warn
 from clipc.prediction import Prediction, Predictions
 from clipc.progress import progress_bar
 from clipc.vectors import softmax, unit_rows
+from clipc.weights.layouts import file_stamp
 
 DTYPES = ("float32",)
 
@@ -732,7 +733,7 @@ def load(name_or_path=None, *, dtype="float32", activation=None, heads=None, cac
         name_or_path = os.environ.get("CLIPC_MODEL") or weights.EMBEDDED_FILE
     config, state = weights.open_model(name_or_path, activation=activation, heads=heads, cache_dir=cache_dir)
     with state:
-        weight_files = [weights.file_stamp(path.absolute()) for path in state.files]
+        weight_files = [file_stamp(path.absolute()) for path in state.files]
         core = _core.Model(config.to_core(), state.read)
         state.check_all_used()
     return Model(core, config, state.path.absolute(), dtype=dtype, weight_files=weight_files)

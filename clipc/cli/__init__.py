@@ -1,4 +1,4 @@
-"""The command line: ``clipc classify``, ``detect``, ``explain``, ``embed``, ``models`` and ``info``.
+"""The command line: ``clipc classify``, ``detect``, ``explain``, ``embed``, ``evaluate`` and so on.
 
 Results go to standard output, everything else (progress, notes, errors) to standard error. An error is
 one line and exit code 1, a wrong call exit code 2, Ctrl-C exit code 130.
@@ -7,7 +7,7 @@ Each command has a module of its name. Help and completion import them all, and 
 the work of a command needs is not imported at the top.
 """
 
-from clipc.cli import classify, detect, embed, explain, info, models
+from clipc.cli import classify, detect, embed, evaluate, explain, info, models
 from clipc.cli.program import main
 
 __all__ = ["main"]
@@ -15,6 +15,7 @@ __all__ = ["main"]
 main.add_command(classify.classify)
 main.add_command(detect.detect)
 main.add_command(embed.embed)
+main.add_command(evaluate.evaluate)
 main.add_command(explain.explain)
 main.add_command(info.info)
 main.add_command(models.models)

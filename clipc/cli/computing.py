@@ -10,7 +10,7 @@ import click
 import clipc
 from clipc.cli.inputs import why_unreadable
 from clipc.cli.messages import note
-from clipc.errors import ClipcError
+from clipc.errors import ClipcError, warn
 from clipc.progress import progress_bar
 
 
@@ -19,6 +19,22 @@ def load_model(name, threads):
     if threads:
         clipc.set_num_threads(threads)
     return clipc.load(name)
+
+
+def bar_wanted(quiet):
+    """Whether the library shall show progress bars."""
+    return not quiet and sys.stderr.isatty()
+
+
+@contextlib.contextmanager
+def resumable(cache):
+    """Say, where the user stops the work, that it can go on, if `cache` keeps what was done."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if cache:
+            warn("pictures that were encoded are kept; the same command goes on from there")
+        raise
 
 
 def encode_images(model, sources, *, batch_size, exif, skip, progress, normalize=False):

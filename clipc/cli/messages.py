@@ -15,19 +15,27 @@ from clipc.errors import ClipcError
 _ARGUMENTS_AS_OPTIONS = {
     "exif=True": "--exif",
     " (truncate=True cuts it)": "",
+    "; truncate=True cuts it": "; --truncate cuts it",
+    "choose rows with where()": "choose rows with --where",
+    "give labels=[...] with what else a picture might show": "--labels-file names what else there is",
     "load a model with clipc.load(path)": "name a model with --model",
     "; Model.knows(text) tells beforehand": "",
     "raw=True": "--raw",
     "a larger image_size": "a larger --image-size",
     "font= takes": "--font takes",
+    "skip_unreadable=True": "--skip-unreadable",
+    "skip_ungrouped=True": "--skip-ungrouped",
 }
 
 # How the library calls what these options set, in the messages of its errors.
 _OPTION_OF_ARGUMENT = {
+    "shots": "--shots", "folds": "--folds", "test": "--test", "conditions": "--condition",
     "method": "--method", "layer": "--layer", "score": "--score", "blocks": "--blocks",
     "image_size": "--image-size", "colormap": "--colormap", "font": "--font",
     "threshold": "--threshold", "nms": "--nms", "max_detections": "--max-detections", "boxes": "--boxes",
     "background": "--background", "templates": "--template", "batch_size": "--batch-size",
+    "groups": "--group", "block": "--block", "labels": "--label", "label_sets": "--compare-wording",
+    "top_k": "--top-k",
 }  # fmt: skip
 
 
@@ -45,15 +53,19 @@ def describe(error):
 
 
 @contextlib.contextmanager
-def wrong_options_named():
-    """Turn the library's messages about an argument into messages about the option that sets it."""
+def wrong_options_named(**others):
+    """Turn the library's messages about an argument into messages about the option that sets it.
+
+    `others`: arguments that options of another name set, in this command.
+    """
+    options = {**_OPTION_OF_ARGUMENT, **others}
     try:
         yield
     except (ValueError, TypeError, OSError) as error:
         name, separator, rest = str(error).partition(": ")
-        if not separator or name not in _OPTION_OF_ARGUMENT:
+        if not separator or name not in options:
             raise
-        raise click.UsageError(f"{_OPTION_OF_ARGUMENT[name]}: {rest}") from error
+        raise click.UsageError(f"{options[name]}: {rest}") from error
 
 
 def note(message):

@@ -24,6 +24,17 @@ def check_template(ctx, parameter, values):
     return values
 
 
+def parse_where(ctx, parameter, values):
+    """Callback of --where: a dict from column to the list of its values."""
+    conditions = {}
+    for text in values:
+        name, separator, value = text.partition("=")
+        if not separator or not name.strip():
+            raise click.BadParameter(f"expected COLUMN=VALUE, such as age=70+; got {text!r}")
+        conditions.setdefault(name.strip(), []).append(value.strip())
+    return conditions
+
+
 debug_option = click.option(
     "--debug", is_flag=True, is_eager=True, expose_value=False, callback=set_debug, hidden=True
 )
@@ -43,6 +54,15 @@ template_option = click.option(
     help='Sentence around each label, with {} in its place, such as "a photo of a {}.". Repeated: '
          "the average over all sentences (a prompt ensemble).",
 )
+where_option = click.option(
+    "--where", multiple=True, metavar="COLUMN=VALUE", callback=parse_where,
+    help="Only these pictures. Several columns: all must fit; the same column again: one of the values.",
+)
+no_cache_option = click.option(
+    "--no-cache", is_flag=True,
+    help="Do not keep the pictures' features on disk, and do not use those that are there.",
+)
+force_option = click.option("--force", is_flag=True, help="Overwrite files that exist.")
 font_option = click.option(
     "--font", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
     help="TrueType or OpenType font for the captions. Default: one that has their characters.",
@@ -50,11 +70,15 @@ font_option = click.option(
 # fmt: on
 
 
-def computing_options(default_batch=None):
-    """The options of commands that compute with a model; `default_batch` for those that take many inputs."""
+def computing_options(default_batch=None, folders=True):
+    """The options of commands that compute with a model; `default_batch` for those that take many inputs.
+
+    `folders=False`: for those that find their inputs in a table, and not in folders and their subfolders.
+    """
     # fmt: off
+    recursive = click.option("-r", "--recursive", is_flag=True, help="Take the images in subfolders, too.")
     for_many = (
-        click.option("-r", "--recursive", is_flag=True, help="Take the images in subfolders, too."),
+        *([recursive] if folders else []),
         click.option("--skip-unreadable", is_flag=True,
                      help="Report images that cannot be read and go on, instead of stopping."),
         click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help=default_batch),

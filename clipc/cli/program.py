@@ -126,6 +126,7 @@ def main(ctx):
       clipc detect photo.jpg dog cat -o b.png    where in the picture are they?
       clipc explain photo.jpg dog -o cam.png     which parts of the picture speak for a text?
       clipc embed photos/ -o photos.npy          pictures as vectors, for a search or statistics
+      clipc evaluate zero-shot photos/           how often is a model right, on pictures with labels?
       clipc models                               which models there are
       clipc info                                 what clipc uses on this computer
 

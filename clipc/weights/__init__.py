@@ -15,13 +15,7 @@ from pathlib import Path
 
 from clipc.weights.config import CLIP_MEAN, CLIP_STD, ModelConfig, build_config, sizes_from_shapes
 from clipc.weights.layouts import WeightState
-from clipc.weights.safetensors_file import (
-    SafetensorsFile,
-    ShardedSafetensors,
-    TensorInfo,
-    file_stamp,
-    open_weights,
-)
+from clipc.weights.safetensors_file import SafetensorsFile, ShardedSafetensors, TensorInfo, open_weights
 from clipc.weights.zoo import (
     EMBEDDED_FILE,
     ZOO,
@@ -47,7 +41,6 @@ __all__ = [
     "build_config",
     "cache_folder",
     "cached_weights",
-    "file_stamp",
     "open_model",
     "open_weights",
     "resolve",

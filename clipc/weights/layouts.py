@@ -18,6 +18,7 @@ To add a layout: a function that returns an `Entry` per OpenAI name, and a line 
 
 from __future__ import annotations
 
+import os
 import re
 from functools import partial
 from typing import NamedTuple
@@ -85,6 +86,12 @@ class Entry(NamedTuple):
     missing: tuple[str, ...] = ()
 
 
+def file_stamp(path):
+    """(path, size in bytes, time of the last change in ns) of a file: another content has another stamp."""
+    status = os.stat(path)
+    return str(path), status.st_size, status.st_mtime_ns
+
+
 class WeightState:
     """The tensors of a CLIP model under OpenAI's names, read when they are asked for.
 
@@ -117,7 +124,8 @@ class WeightState:
     def __init__(self, source):
         self._source = source
         self.path = source.path
-        self.files = getattr(source, "files", [source.path])
+        # A model in several files is an index and these.
+        self.files = [source.path, *(part.path for part in getattr(source, "_files", {}).values())]
         self.metadata = source.metadata
         self.layout, self.detector, self._entries = _translate(source)
         self.shapes = {name: entry.shape for name, entry in self._entries.items() if not entry.missing}

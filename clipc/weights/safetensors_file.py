@@ -205,11 +205,6 @@ class ShardedSafetensors:
             self.close()
             raise
 
-    @property
-    def files(self):
-        """All files that were opened, the index first."""
-        return [self.path, *(shard.path for shard in self._files.values())]
-
     def read(self, name):
         """Read one tensor; see `SafetensorsFile.read`."""
         return self._home[name].read(name)
@@ -228,12 +223,6 @@ class ShardedSafetensors:
 
     def __exit__(self, *exc_info):
         self.close()
-
-
-def file_stamp(path):
-    """(path, size in bytes, time of the last change in ns) of a file: another content has another stamp."""
-    status = os.stat(path)
-    return str(path), status.st_size, status.st_mtime_ns
 
 
 def find_weights(folder):
