@@ -178,7 +178,9 @@ def test_paired_interval_by_hand():
     # b = 8 + 1/2, c = 2 + 1/2, n = 50 + 2.
     middle, spread = -6 / 52, math.sqrt(11 - 36 / 52) / 52
     low, high = paired_interval(8, 2, 50)
-    np.testing.assert_allclose([low, high], [middle - 1.959964 * spread, middle + 1.959964 * spread], atol=1e-6)
+    np.testing.assert_allclose(
+        [low, high], [middle - 1.959964 * spread, middle + 1.959964 * spread], atol=1e-6
+    )
     low, high = paired_interval(0, 0, 20)
     assert low < 0 < high
 
@@ -213,7 +215,9 @@ def test_rows_compare_with_the_first(tiny):
         assert row["difference"] == pytest.approx(b.mean() - a.mean())
         assert (row["only_other"], row["only_this"]) == ((a & ~b).sum(), (b & ~a).sum())
         table = [[(a & b).sum(), (a & ~b).sum()], [(b & ~a).sum(), (~a & ~b).sum()]]
-        expected = statsmodels_mcnemar(table, exact=True).pvalue if row["only_other"] + row["only_this"] else 1
+        expected = (
+            statsmodels_mcnemar(table, exact=True).pvalue if row["only_other"] + row["only_this"] else 1
+        )
         assert row["p"] == pytest.approx(expected)
         assert row["difference_low"] <= row["difference"] <= row["difference_high"]
     assert [row["p_holm"] for row in others] == pytest.approx(holm([row["p"] for row in others]))
@@ -222,7 +226,9 @@ def test_rows_compare_with_the_first(tiny):
 
 
 def test_other_conditions_compare_with_the_same_prompts(tiny, animals):
-    result = zero_shot(animals, model=tiny, conditions=["grey", "original"], prompts=["{}", "a {}"], cache=False)
+    result = zero_shot(
+        animals, model=tiny, conditions=["grey", "original"], prompts=["{}", "a {}"], cache=False
+    )
     assert [row["compared_with"] for row in result.rows()] == [None, "{}", "grey", "grey"]
     assert result.conditions == ("grey", "original")
 
@@ -511,7 +517,9 @@ def test_unreadable_pictures(tiny, animals):
     with pytest.raises(ImageError, match="broken.png"):
         zero_shot(animals, model=tiny, cache=False)
     with pytest.warns(ClipcWarning, match=r"broken\.png"):
-        result = zero_shot(animals, model=tiny, skip_unreadable=True, conditions=["original", "blur"], cache=False)
+        result = zero_shot(
+            animals, model=tiny, skip_unreadable=True, conditions=["original", "blur"], cache=False
+        )
     assert len(result) == 12 and "1 picture unreadable" in str(result)
     assert "broken.png" in result.unreadable[0][0]
     assert not any("broken" in file for file in result.files)
@@ -573,13 +581,17 @@ def test_printed_forms(tiny):
     true = [label for label in labels for _ in range(4)]
     result = zero_shot((features, true), model=tiny, labels=texts, cache=False)
     text = str(result).split("\n")
-    assert "Zero-shot accuracy" in text[0] and "12 pictures of 3 classes" in text[1] and "model tiny" in text[1]
+    assert (
+        "Zero-shot accuracy" in text[0] and "12 pictures of 3 classes" in text[1] and "model tiny" in text[1]
+    )
     assert len(text) == 3 + 1 + len(result.rows())
     checker = Checker()
     checker.feed(result._repr_html_())
     assert checker.open == [] and checker.rows == 1 + len(result.rows())
     lines = result.to_markdown().split("\n")
-    assert len(lines) == 2 + len(result.rows()) and {line.count("|") for line in lines} == {lines[0].count("|")}
+    assert len(lines) == 2 + len(result.rows()) and {line.count("|") for line in lines} == {
+        lines[0].count("|")
+    }
     frame = result.to_pandas()
     assert len(frame) == 3 and frame["top1"].tolist() == [row["top1"] for row in result.rows()]
     back = json.loads(json.dumps(result.to_dict(), allow_nan=False))

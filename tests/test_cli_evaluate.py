@@ -4,7 +4,9 @@ import csv
 import json
 import os
 import re
+import shutil
 import sqlite3
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,20 +32,28 @@ def tiny():
     return clipc.load("tiny")
 
 
-@pytest.fixture(autouse=True)
-def photos(tmp_path, monkeypatch):
-    """The current folder: photos/ with a folder for each class, and captions/ with labels.csv."""
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory):
+    """photos/ with a folder for each class, and captions/ with labels.csv."""
+    folder = tmp_path_factory.mktemp("made_once")
     for i, label in enumerate(CLASSES):
-        (tmp_path / "photos" / label).mkdir(parents=True)
+        (folder / "photos" / label).mkdir(parents=True)
         for j in range(N_EACH):
-            picture(10 * i + j).save(tmp_path / "photos" / label / f"{j}.png")
-    (tmp_path / "captions").mkdir()
-    with open(tmp_path / "captions" / "labels.csv", "w", newline="") as file:
+            picture(10 * i + j).save(folder / "photos" / label / f"{j}.png")
+    (folder / "captions").mkdir()
+    with open(folder / "captions" / "labels.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "caption", "part"])
         for i, captions in enumerate(CAPTIONS):
-            picture(100 + i).save(tmp_path / "captions" / f"{i}.png")
+            picture(100 + i).save(folder / "captions" / f"{i}.png")
             writer.writerows([f"{i}.png", caption, "ab"[i % 2]] for caption in captions)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def photos(made_once, tmp_path, monkeypatch):
+    """The current folder, with a copy of `made_once`."""
+    shutil.copytree(made_once, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CLIPC_MODEL", "tiny")
     monkeypatch.setenv("CLIPC_CACHE", str(tmp_path / "cache"))
@@ -272,8 +282,6 @@ def test_nothing_is_left_of_files_after_an_error(monkeypatch):
 
 
 def test_without_matplotlib(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     message = run("evaluate", "zero-shot", "photos", "--plot", "x.png", code=1).stderr
     assert "plots need matplotlib, which is not installed: pip install 'clipc[analysis]'" in message

@@ -56,16 +56,21 @@ def model(loaded, monkeypatch):
     return loaded
 
 
-@pytest.fixture
-def files(tmp_path):
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory):
     """Twelve pictures of several sizes and formats."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    paths = []
+    folder, paths = tmp_path_factory.mktemp("made_once"), []
     for i in range(12):
-        paths.append(str(folder / f"{i}.{('png', 'jpg', 'bmp')[i % 3]}"))
+        paths.append(folder / f"{i}.{('png', 'jpg', 'bmp')[i % 3]}")
         picture(i, (60 + 7 * i, 90 - 3 * i)).save(paths[-1])
     return paths
+
+
+@pytest.fixture
+def files(made_once, tmp_path):
+    """Copies of these pictures."""
+    (tmp_path / "pictures").mkdir()
+    return [str(shutil.copy(path, tmp_path / "pictures")) for path in made_once]
 
 
 def reference(model, images, **options):
@@ -498,7 +503,10 @@ encode_files(model, files, batch_size=2, cache=folder)
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill"])
+KILLED = pytest.param(signal.SIGKILL, id="kill", marks=pytest.mark.full)
+
+
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, id="Ctrl-C"), KILLED])
 def test_interrupted_work_goes_on(model, files, cache, tmp_path, how):
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, "3", str(cache), *files], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -727,3 +735,17 @@ def test_size_and_clear(model, files, cache, tmp_path):
     assert feature_cache.size(tmp_path / "other") > 0
     assert feature_cache.clear(str(tmp_path / "other")) > 0
     assert encode_files(model, files).n_cached == 0
+
+
+# --- the version of the preprocessing ------------------------------------------------------------------------
+
+
+def test_version_stands_for_the_pixels():
+    """Other pixels than these need another `PREPROCESSING_VERSION`: old features are not theirs."""
+    y, x = np.mgrid[:90, :120]
+    rgb = np.stack([x * 2, y * 2, (x * y) % 256], axis=2).astype(np.uint8)
+    square = clipc._core.resize_crop(rgb, 64)
+    expected = Image.fromarray(rgb).resize((85, 64), Image.BICUBIC).crop((10, 0, 74, 64))
+    np.testing.assert_array_equal(square, np.asarray(expected))
+    digest = hashlib.sha256(square).hexdigest()
+    assert (image.PREPROCESSING_VERSION, digest[:16]) == (1, "d6a97868f6c0ce20")

@@ -42,7 +42,8 @@ def wilson(count, n):
     count = min(max(float(count), 0.0), float(n))
     proportion = _import("statsmodels.stats.proportion")
     low, high = proportion.proportion_confint(count, n, alpha=1 - CONFIDENCE, method="wilson")
-    return float(low), float(high)
+    # At 0 and 1 the ends miss the share by rounding errors.
+    return min(float(low), count / n), max(float(high), count / n)
 
 
 def mcnemar(first, second):
