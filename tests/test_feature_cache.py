@@ -737,11 +737,11 @@ def test_size_and_clear(model, files, cache, tmp_path):
     assert encode_files(model, files).n_cached == 0
 
 
-# --- the version of the preprocessing ------------------------------------------------------------------------
+# --- the version of the preprocessing -----------------------------------------------------------------------
 
 
 def test_version_stands_for_the_pixels():
-    """Other pixels than these need another `PREPROCESSING_VERSION`: old features are not theirs."""
+    """Other pixels than these need another version: features of the old ones are not theirs."""
     y, x = np.mgrid[:90, :120]
     rgb = np.stack([x * 2, y * 2, (x * y) % 256], axis=2).astype(np.uint8)
     square = clipc._core.resize_crop(rgb, 64)
