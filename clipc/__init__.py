@@ -96,6 +96,7 @@ __all__ = [
     "DownloadError",
     "HeatMap",
     "ImageError",
+    "LabelledImages",
     "Model",
     "Prediction",
     "WeightsError",
@@ -117,6 +118,7 @@ __all__ = [
     "load",
     "overlay",
     "preprocess",
+    "read_labelled_images",
     "seen_box",
     "set_num_threads",
     "show_config",
@@ -131,8 +133,10 @@ _MODULES = ("bias", "evaluate")
 _NAMES = {
     "Detection": "clipc.detections",
     "Detections": "clipc.detections",
+    "LabelledImages": "clipc.labelled_images",
     "draw_boxes": "clipc.drawing",
     "overlay": "clipc.drawing",
+    "read_labelled_images": "clipc.labelled_images",
 }
 
 
