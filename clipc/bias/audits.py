@@ -188,9 +188,10 @@ class AuditReport:
         What every number depends on.
 
     Notes
-    ----- A small p says that shuffled groups seldom differ as much; it does not say how much it matters (that
-    is the difference) nor what it comes from. A large p does not say that groups are treated alike: look at
-    the interval. `clipc.bias.statistics` has the formulas and their sources.
+    -----
+    A small p says that shuffled groups seldom differ as much; it does not say how much it matters (that
+    is the difference) nor what it comes from. A large p does not say that groups are treated alike: look
+    at the interval. `clipc.bias.statistics` has the formulas and their sources.
     """
 
     model_name: str
