@@ -13,3 +13,8 @@ def columns(text):
 def pad(text, width):
     """The text with spaces behind it, so that it takes `width` columns."""
     return text + " " * (width - columns(text))
+
+
+def printable(text):
+    """The text without what could move a terminal's cursor or cannot be encoded; file names hold anything."""
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)

@@ -89,6 +89,7 @@ def test_transformers_loads_a_rounded_file(random_model, photos, tmp_path):
         check_parity(found.unit, reference_image_features(model, x).unit, 1e-5, f"images, {dtype} file")
 
 
+@pytest.mark.full
 @small
 def test_every_tensor_is_felt(name, seed, random_model, photos):
     # A tensor that could be one percent off unnoticed would be outside of what parity tests.

@@ -323,9 +323,8 @@ def test_plots(tiny):
     ax = result.plot()
     curve = ax.containers[0].lines[0]
     np.testing.assert_allclose(curve.get_xdata(orig=False), [1, 2, 3])
-    np.testing.assert_allclose(
-        curve.get_ydata(orig=False), [100 * row["accuracy"] for row in result.rows()[1:]]
-    )
+    expected = [100 * row["accuracy"] for row in result.rows()[1:]]
+    np.testing.assert_allclose(curve.get_ydata(orig=False), expected)
     ax = result.plot_sweep()
     assert len(ax.lines) == 4
     ax = result.plot_published(name="clusters")

@@ -5,18 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import sys
-import unicodedata
 
 import click
 
-from clipc.terminal import columns
+from clipc.terminal import columns, printable
 
 _json_indented = functools.partial(json.dumps, indent=2)
-
-
-def printable(text):
-    """The text without what could move a terminal's cursor or cannot be encoded; file names hold anything."""
-    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
 
 
 def name_width(sources):

@@ -127,8 +127,11 @@ def main(ctx):
       clipc explain photo.jpg dog -o cam.png     which parts of the picture speak for a text?
       clipc embed photos/ -o photos.npy          pictures as vectors, for a search or statistics
       clipc evaluate zero-shot photos/           how often is a model right, on pictures with labels?
-      clipc models                               which models there are
+      clipc bias faces/ --preset nurse-doctor --group gender
+                                                 does the model answer differently for groups?
+      clipc models                               which models there are; also clipc download, clipc remove
       clipc info                                 what clipc uses on this computer
+      clipc convert ViT-B-32.pt b32.safetensors  another kind of file for a model
 
     "clipc COMMAND --help" explains a command and has more examples.
 
