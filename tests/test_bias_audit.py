@@ -636,7 +636,7 @@ def test_methods_of_looks_come_from_their_modules(report, method, module, functi
         assert (tmp_path / "page.html").read_text() == "made"
     if method.startswith("plot"):
         getattr(report, method)(ax="axes")
-        assert seen[1][1] == {"ax": "axes"}
+        assert seen[1][1]["ax"] == "axes"
 
 
 def test_bias_is_imported_when_asked_for():
