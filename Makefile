@@ -9,7 +9,7 @@ VENV ?= .venv
 PIP = $(VENV)/bin/pip --disable-pip-version-check --quiet
 SANITIZE = build/sanitize
 
-SOURCES = $(shell find csrc clipc -name '*.[ch]' -o -name '*.py' -o -name '*.gz' -o -name '*.safetensors')
+SOURCES = $(shell find csrc clipc -name '*.[ch]' -o -name '*.py' -o -name '*.gz' -o -name '*.safetensors' -o -name 'zoo.json')
 
 .PHONY: demo test test-full test-sanitize benchmark notebooks lint clean
 

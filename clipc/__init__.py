@@ -63,7 +63,7 @@ def _load_core():
 _load_core()
 
 # ruff: noqa: E402
-from clipc.errors import ClipcError, ClipcWarning, ImageError, WeightsError
+from clipc.errors import ClipcError, ClipcWarning, DownloadError, ImageError, WeightsError
 from clipc.explanation import (
     HeatMap,
     WordRelevance,
@@ -93,8 +93,10 @@ __all__ = [
     "ClipcWarning",
     "Detection",
     "Detections",
+    "DownloadError",
     "HeatMap",
     "ImageError",
+    "LabelledImages",
     "Model",
     "Prediction",
     "WeightsError",
@@ -116,6 +118,7 @@ __all__ = [
     "load",
     "overlay",
     "preprocess",
+    "read_labelled_images",
     "seen_box",
     "set_num_threads",
     "show_config",
@@ -130,8 +133,10 @@ _MODULES = ("bias", "evaluate")
 _NAMES = {
     "Detection": "clipc.detections",
     "Detections": "clipc.detections",
+    "LabelledImages": "clipc.labelled_images",
     "draw_boxes": "clipc.drawing",
     "overlay": "clipc.drawing",
+    "read_labelled_images": "clipc.labelled_images",
 }
 
 

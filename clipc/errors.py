@@ -22,6 +22,14 @@ class WeightsError(ClipcError, ValueError):
     """A weight file is damaged, or does not hold a CLIP model that clipc knows."""
 
 
+class DownloadError(ClipcError, OSError):
+    """A file could not be downloaded, or what came is not the file; nothing of it has its final name."""
+
+
+class NoNetworkError(DownloadError):
+    """No server could be reached: no network, no such host, a proxy or a certificate that fails."""
+
+
 class ClipcWarning(UserWarning):
     """A result is valid but may not be what the caller expects."""
 

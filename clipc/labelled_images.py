@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clipc.arguments import whole_number
 from clipc.errors import warn
 from clipc.image import IMAGE_SUFFIXES
 from clipc.tables import count, data_frame
@@ -208,6 +209,40 @@ class LabelledImages:
         columns = {name: chosen(values) for name, values in self.columns.items()}
         lines = self._lines and chosen(self._lines)
         return LabelledImages(chosen(self.files), chosen(self.paths), columns, self.source, lines)
+
+    def sample(self, n, seed=0):
+        """Some of the pictures, drawn at random without repetition, in their order.
+
+        Parameters
+        ----------
+        n : int
+            All of them if there are no more.
+        seed : int
+            Same seed, same pictures.
+
+        Returns
+        -------
+        LabelledImages
+        """
+        n = min(whole_number("n", n), len(self))
+        return self.take(np.sort(np.random.default_rng(seed).choice(len(self), n, replace=False)))
+
+    def counts(self, name):
+        """How many pictures have each value of a column.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        dict from str to int
+            In the order in which the values appear.
+        """
+        found = {}
+        for value in self.column(name):
+            found[value] = found.get(value, 0) + 1
+        return found
 
     def to_rows(self):
         """A dict for each picture: `file` and the columns.

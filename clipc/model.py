@@ -10,10 +10,11 @@ import numpy as np
 
 from clipc import _core, image, tokenizer, weights
 from clipc.arguments import whole_number
-from clipc.errors import WeightsError, warn
+from clipc.errors import NoNetworkError, WeightsError, warn
 from clipc.prediction import Prediction, Predictions
 from clipc.progress import progress_bar
 from clipc.vectors import softmax, unit_rows
+from clipc.weights import cache, download
 from clipc.weights.layouts import file_stamp
 
 DTYPES = ("float32",)
@@ -51,13 +52,14 @@ class Model:
         The weight file.
     """
 
-    def __init__(self, core, config, path, *, dtype, weight_files=()):
+    def __init__(self, core, config, path, *, dtype, weight_files=(), known_as=None):
         self._core = core
         # (path, size, mtime_ns) when they were opened: what `clipc.feature_cache` knows the weights by.
         self._weight_files = tuple(weight_files)
         self.config = config
         self.path = path
         self.dtype = dtype
+        self._known_as = known_as  # its name in the zoo
         self._lock = threading.Lock()
         self._classifiers = collections.OrderedDict()
         known = core.known_tokens()
@@ -75,10 +77,10 @@ class Model:
         return f"<clipc.Model {self.config.summary()}; {self.dtype}>"
 
     def __reduce__(self):
-        # What shapes do not tell goes along: the name of a zoo model, which told it, is not the path.
+        # What shapes do not tell goes along: the zoo, which told it, knows the name and not the path.
         heads = (self.config.vision_heads, self.config.text_heads)
         arguments = {"dtype": self.dtype, "activation": self.config.activation, "heads": heads}
-        return _load_for_pickle, (str(self.path), arguments)
+        return _load_for_pickle, (str(self.path), arguments, self._known_as)
 
     # -- pictures ----------------------------------------------------------------------------------------
 
@@ -699,9 +701,12 @@ def load(name_or_path=None, *, dtype="float32", activation=None, heads=None, cac
     Parameters
     ----------
     name_or_path : str or os.PathLike, optional
-        A name of `available_models`, a ``.safetensors`` file, or a folder with weights and configuration, in
-        OpenAI's, OpenCLIP's or Hugging Face's naming. None: the default model, which is what the environment
-        variable ``CLIPC_MODEL`` names, else the embedded model `tiny`, with one warning that says so.
+        A name of `available_models` or ``owner/name`` of a repository of the Hugging Face hub, which is
+        downloaded if it is not in the cache; a ``.safetensors``, ``.pt`` or ``.bin`` file, or a folder with
+        weights and configuration, in OpenAI's, OpenCLIP's or Hugging Face's naming. None: the default model,
+        which is what the environment variable ``CLIPC_MODEL`` names, else OpenAI's ViT-B/32 from the cache or
+        a download, else, without a network, the embedded model `tiny`, with one warning that says so. A name
+        never falls back.
     dtype : {"float32"}
         What the weights are held in and computed with. Features are float32 always.
     activation : {"quick_gelu", "gelu"}, optional
@@ -709,7 +714,7 @@ def load(name_or_path=None, *, dtype="float32", activation=None, heads=None, cac
     heads : int or (int, int), optional
         Attention heads of the image tower, or of the image and the text tower; likewise.
     cache_dir : path, optional
-        Where named models lie; else ``CLIPC_CACHE``, else the user's cache folder.
+        Where named models lie and are downloaded to; else ``CLIPC_CACHE``, else the user's cache folder.
 
     Returns
     -------
@@ -718,7 +723,9 @@ def load(name_or_path=None, *, dtype="float32", activation=None, heads=None, cac
     Raises
     ------
     FileNotFoundError
-        No such file, or a named model that is not in the cache.
+        No such file, or a named model that is not in the cache while ``CLIPC_OFFLINE`` is set.
+    DownloadError
+        The model could not be downloaded; the message says why and what remains. What has arrived is kept.
     WeightsError
         A file that is damaged or holds no CLIP model: the message names the tensor, the expected and the
         found shape.
@@ -730,21 +737,30 @@ def load(name_or_path=None, *, dtype="float32", activation=None, heads=None, cac
     if name_or_path is None:
         if activation is None and heads is None and cache_dir is None:
             return default_model()
-        name_or_path = os.environ.get("CLIPC_MODEL") or weights.EMBEDDED_FILE
-    config, state = weights.open_model(name_or_path, activation=activation, heads=heads, cache_dir=cache_dir)
+        name_or_path = _choose_default(cache_dir)
+    return _load(name_or_path, dtype, {"activation": activation, "heads": heads, "cache_dir": cache_dir})
+
+
+def _load(name_or_path, dtype, options, known_as=None):
+    config, state = weights.open_model(name_or_path, known_as=known_as, **options)
     with state:
         weight_files = [file_stamp(path.absolute()) for path in state.files]
         core = _core.Model(config.to_core(), state.read)
         state.check_all_used()
-    return Model(core, config, state.path.absolute(), dtype=dtype, weight_files=weight_files)
+    if config.name in weights.named_models() and "zoo" in config.sources.values():
+        known_as = config.name
+    path = state.path.absolute()
+    return Model(core, config, path, dtype=dtype, weight_files=weight_files, known_as=known_as)
 
 
-def _load_for_pickle(path, arguments):
-    return load(path, **arguments)
+def _load_for_pickle(path, arguments, known_as=None):
+    options = dict(arguments)
+    return _load(path, options.pop("dtype"), options, known_as)
 
 
 _default_model = None
 _default_model_lock = threading.Lock()
+_why_no_network = None  # looked for once a process
 
 
 def default_model():
@@ -752,15 +768,63 @@ def default_model():
     global _default_model
     with _default_model_lock:
         if _default_model is None:
-            asked = os.environ.get("CLIPC_MODEL")
-            _default_model = load(asked or weights.EMBEDDED_FILE)
-            if not asked:
-                warn(
-                    "no model was chosen, so clipc uses the small embedded model 'tiny'. It knows about 300 "
-                    "everyday things at 64 x 64 pixels, and nothing of faces, professions or landmarks. Set "
-                    "CLIPC_MODEL, or load a model with clipc.load(path), for more."
-                )
+            _default_model = _load(_choose_default(), "float32", {})
         return _default_model
+
+
+def _choose_default(cache_dir=None):
+    """What the default model is loaded from: a name, a path, or an entry of the zoo. Downloads it."""
+    global _why_no_network
+    asked = os.environ.get("CLIPC_MODEL")
+    if asked:
+        return asked
+    entry = weights.named_models()[weights.DEFAULT_MODEL]
+    if weights.cached_weights(entry, cache_dir):
+        return entry
+    if download.offline():
+        reason = "CLIPC_OFFLINE forbids to download it"
+    else:
+        if _why_no_network is None:
+            _why_no_network = download.reachable(cache.addresses(entry)) or ""
+        reason = _why_no_network
+    if not reason:
+        try:
+            cache.fetch(entry, cache_dir, advice=_HOW_TO_AVOID)
+            return entry
+        except NoNetworkError as error:
+            reason = _why_no_network = str(error)
+        except OSError as error:
+            raise type(error)(
+                f"{error}. No model was chosen, so clipc wanted its default, {entry.name}: {_HOW_TO_AVOID}"
+            ) from error
+    warn(
+        "no model was chosen, so clipc uses the small embedded model 'tiny', because its default, OpenAI's "
+        f"{entry.name}, is not in the cache, and {reason}. tiny knows about 300 everyday things at 64 x 64 "
+        "pixels, and nothing of faces, professions or landmarks. Set CLIPC_MODEL, or load a model with "
+        "clipc.load(path), for more."
+    )
+    return weights.EMBEDDED_FILE
+
+
+_HOW_TO_AVOID = "CLIPC_MODEL names another model (tiny is a part of clipc), CLIPC_OFFLINE=1 forbids downloads"
+
+
+def default_model_in_words():
+    """Which model is used when none is given, without loading or downloading it.
+
+    Returns
+    -------
+    str
+    """
+    asked = os.environ.get("CLIPC_MODEL")
+    if asked:
+        return asked
+    entry = weights.named_models()[weights.DEFAULT_MODEL]
+    if weights.cached_weights(entry):
+        return entry.name
+    if download.offline():
+        return f"tiny ({entry.name} is not in the cache, and CLIPC_OFFLINE is set)"
+    return f"{entry.name} (downloaded when first used; without a network, tiny)"
 
 
 def set_num_threads(n):
@@ -806,7 +870,7 @@ def show_config(mode="stdout"):
         "matrix products": f"{build['blas']} ({build['blas_core']} kernels)",
         "threads": get_num_threads(),
         "model cache": str(weights.cache_folder()),
-        "default model": os.environ.get("CLIPC_MODEL") or "tiny (CLIPC_MODEL is not set)",
+        "default model": default_model_in_words(),
     }
     if mode == "dicts":
         return config

@@ -10,6 +10,8 @@ import pytest
 from availability import require, unavailable
 from core_process import CoreProcess, supported_levels
 
+REAL_CACHE = pytest.StashKey()
+
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="also run what takes long: see the marker full")
@@ -22,6 +24,10 @@ def pytest_configure(config):
         signal.signal(signal.SIGINT, signal.default_int_handler)
     takes_long = "full-size models, notebooks, oracles among themselves"
     config.addinivalue_line("markers", f"full: takes long ({takes_long}); runs with --full")
+    own = "about OpenAI's own weights; skipped where there are none"
+    config.addinivalue_line("markers", f"real_weights: {own}")
+    # Before `no_network` hides it: where real weights lie.
+    config.stash[REAL_CACHE] = os.environ.get("CLIPC_CACHE")
     config.addinivalue_line("markers", "memory: measures memory, which is another under a sanitizer")
 
 
@@ -48,6 +54,41 @@ def children_import_the_clipc_under_test(tmp_path_factory):
         patch.setenv("PYTHONPATH", home, prepend=os.pathsep)
         patch.chdir(tmp_path_factory.mktemp("elsewhere"))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network(tmp_path_factory):
+    """No test goes to the network, and none finds what somebody has downloaded: for children as well.
+
+    Tests of downloads have a server of their own; see `loopback`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPC_OFFLINE", "1")
+        patch.setenv("CLIPC_CACHE", str(tmp_path_factory.mktemp("cache") / "clipc"))
+        for name in ("CLIPC_MODEL", "CLIPC_HUB", "HF_ENDPOINT", "HF_TOKEN"):
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture
+def loopback(tmp_path, monkeypatch):
+    """A `FileServer` that is the hub, an empty cache, and downloads allowed from it alone."""
+    from file_server import FileServer
+
+    from clipc.weights import download
+
+    patient_enough = download.Policy(
+        connect_timeout=2, read_timeout=0.4, attempts=3, connect_attempts=1, backoff=0.01, longest_wait=2
+    )
+    with FileServer() as server:
+        monkeypatch.delenv("CLIPC_OFFLINE")
+        monkeypatch.setenv("CLIPC_HUB", server.url)
+        monkeypatch.setenv("CLIPC_CACHE", str(tmp_path / "cache"))
+        # A proxy of this computer is not for its own addresses.
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.setenv(name, "127.0.0.1,localhost")
+        monkeypatch.setattr(download, "POLICY", patient_enough)
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -157,7 +198,6 @@ def folder(tmp_path, monkeypatch):
     (pictures / "._a.jpg").write_bytes(b"what macOS leaves behind")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CLIPC_DEBUG", raising=False)
-    monkeypatch.delenv("CLIPC_CACHE", raising=False)
     monkeypatch.setenv("CLIPC_MODEL", "tiny")
     return tmp_path
 

@@ -60,6 +60,8 @@ class CoreProcess:
         )
 
     def __getattr__(self, name):
+        if name.startswith("_"):  # such as what Hypothesis looks for when it prints arguments
+            raise AttributeError(name)
         return functools.partial(self._call, name)
 
     def _call(self, name, *args, **kwargs):

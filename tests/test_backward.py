@@ -1024,11 +1024,16 @@ def backward_passes(core, m, heads, head_size):
 )
 @settings(PROPERTY, max_examples=25)
 def test_backward_passes_are_linear(core, m, heads, head_size, factor):
+    x, weight = floats(m, m, heads * head_size), floats(1, heads * head_size)
+    gain = core.op_layernorm(x, weight, weight)[2].max() * np.abs(weight).max()
     for name, (backward, shape) in backward_passes(core, m, heads, head_size).items():
         one, two = floats(8, *shape), floats(9, *shape)
         parts = factor * backward(one).astype(np.float64), backward(two).astype(np.float64)
         found = backward(np.float32(factor) * one + two)
         size = max(np.abs(part).max() for part in parts)
+        if name == "layernorm":
+            # With few channels the gradient is what is left when nearly all of this cancels.
+            size = max(size, (abs(factor) * np.abs(one).max() + np.abs(two).max()) * gain)
         error = np.abs(found - (parts[0] + parts[1])).max()
         assert error <= 5e-6 * size + 1e-30, f"{name}: {error} of {size}"
 

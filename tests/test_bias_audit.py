@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import subprocess
 import sys
 import types
@@ -212,6 +213,10 @@ def test_when_all_pictures_are_the_same(tiny, no_warnings):
             for column in [name for name in table if name in ("p", "p_holm", "mean_p", "mean_p_holm")]:
                 assert (table[column] == 1).all(), column
             assert not table.drop(columns="ratio", errors="ignore").isna().any(axis=None)
+        # The interval is that of the two smallest groups, of 1 and 19.
+        expected = proportion.confint_proportions_2indep(1, 1, 19, 19, method="newcomb", compare="diff")
+        dog = found.comparisons.iloc[found.comparisons["ratio"].notna().argmax()]
+        assert (dog.low, dog.high) == pytest.approx(expected)
         assert (found.comparisons["highest_group"] == "").all() and (found.ranking["group"] == "").all()
         means = found.shares[found.shares["n"] > 1]
         assert (means["mean_low"] == means["mean_high"]).all()
@@ -228,7 +233,8 @@ def test_labels_that_the_model_cannot_tell_apart(tiny, no_warnings):
     found = bias.audit(features, ["dog", "Dog"], ["a", "b"] * 15, model=tiny, resamples=FEW)
     np.testing.assert_allclose(found.probabilities, 0.5, atol=1e-6)
     assert found.shares["share"].tolist() == [1, 0, 1, 0]
-    assert found.comparisons["difference"].tolist() == [0, 0]
+    for column, value in {"difference": 0, "p": 1, "mean_difference": 0, "mean_p": 1}.items():
+        assert found.comparisons[column].tolist() == [value, value], column
     assert found.associations["effect_size"].tolist() == [0] and found.associations["p"].tolist() == [1]
 
 
@@ -248,7 +254,7 @@ def test_group_with_one_member(tiny, planted):
 
 def test_smallest_audit(tiny, planted, no_warnings):
     found = bias.audit(planted[0][:2], ["dog", "cat"], ["a", "b"], model=tiny, resamples=9)
-    assert found.counts == {"a": 1, "b": 1} and found.settings["top_k"] == [2]
+    assert found.counts == {"a": 1, "b": 1} and found.settings["top_k"] == [1]
     for table in (found.comparisons, found.total_variation, found.associations, found.ranking):
         assert (table["p"] == 1).all()
 
@@ -275,6 +281,7 @@ def test_columns_of_a_folder(portraits, tiny, tmp_path):
     found = bias.audit(portraits, ["dog", "cat"], "age", block="scene", **options)
     assert found.groups == ["3-9", "10-19", "70+"] and found.group_names == ["age"]
     assert found.counts == dict.fromkeys(found.groups, 4)
+    assert found.settings["source"] == os.path.join(portraits.name, "labels.csv")
     assert (found.block_name, found.n_blocks) == ("scene", 2)
     assert found.block_of.tolist() == [f"scene {i % 2}" for i in range(12)]
     assert found.files == [f"images/{i}.png" for i in range(12)]
@@ -338,6 +345,30 @@ def test_blocks_that_cannot_be_compared(tiny, planted):
     assert (alone.comparisons["p"] == 1).all() and any("No block" in note for note in alone.notes)
     mixed = bias.audit(features, ["dog", "cat"], groups, block=list("11122333"), model=tiny, resamples=99)
     assert any("2 of 3 blocks of block have pictures of one group only" in note for note in mixed.notes)
+
+
+def test_tests_shuffle_within_blocks(tiny):
+    """Twenty scenes that differ by much; in each "a" leads "b" by as little as decides seven of them."""
+    rng = np.random.default_rng(4)
+    scenes, groups = np.repeat(np.arange(20), 3), np.tile(["a", "b", "c"], 20)
+    lead = np.select([groups == "a", groups == "b"], [1.2, 0], rng.normal(0, 1, 60))
+    gaps = np.repeat([-0.6] * 7 + [4.0] * 7 + [-4.0] * 6, 3) + lead + rng.normal(0, 0.1, 60)
+    features = features_with(tiny, ["dog", "cat"], gaps)
+    options = {"model": tiny, "resamples": 1999}
+    within = bias.audit(features, ["dog", "cat"], groups, block=scenes, **options)
+    ignoring = bias.audit(features, ["dog", "cat"], groups, **options)
+    ab = {"group_a": "a", "group_b": "b"}
+    assert row(within.total_variation, **ab).total_variation == pytest.approx(7 / 20)
+    # Within scenes only who leads in the seven changes: sign flips.
+    expected = stats.binomtest(7, 7).pvalue
+    assert row(within.total_variation, **ab).p == pytest.approx(expected, abs=0.01)
+    everywhere = stats.fisher_exact([[14, 6], [7, 13]]).pvalue
+    assert row(ignoring.total_variation, **ab).p == pytest.approx(everywhere, abs=0.02)
+    assert row(within.associations, **ab).p < 0.002 and row(ignoring.associations, **ab).p > 0.1
+    assert row(within.associations, **ab).effect_size == row(ignoring.associations, **ab).effect_size
+    for column in ("p", "mean_p"):
+        strict, loose = (row(found.comparisons, label="dog")[column] for found in (within, ignoring))
+        assert strict < 0.05 and strict < loose / 2
 
 
 def test_intervals_draw_whole_blocks(tiny, planted):
@@ -605,7 +636,7 @@ def test_methods_of_looks_come_from_their_modules(report, method, module, functi
         assert (tmp_path / "page.html").read_text() == "made"
     if method.startswith("plot"):
         getattr(report, method)(ax="axes")
-        assert seen[1][1] == {"ax": "axes"}
+        assert seen[1][1]["ax"] == "axes"
 
 
 def test_bias_is_imported_when_asked_for():

@@ -101,16 +101,19 @@ def test_newcombe_interval_covers_as_often_as_it_says():
 
 def test_mean_interval_is_scipys_bca():
     """The same interval as SciPy makes from the same resampled means, and nearly that from its own."""
-    values = np.random.default_rng(0).gamma(0.7, size=(25, 3))  # skewed, so that BCa is not the percentiles
+    rng = np.random.default_rng(0)
+    # Skewed, so that BCa is not the percentiles; the last one such that many means are equal.
+    values = np.concatenate([rng.gamma(0.7, size=(25, 3)), rng.random((25, 1)) < 0.2], axis=1)
     low, high = s.mean_interval(values, resamples=20_000, seed=1, confidence=0.9)
     means = s.bootstrap_means(values.T, np.arange(25), samples=20_000, seed=1)
     same = {"n_resamples": 0, "bootstrap_result": SimpleNamespace(bootstrap_distribution=means.T)}
     own = {"n_resamples": 20_000, "rng": 2}
-    for draws, tolerance in ((same, 1e-9), (own, 0.05)):
+    for draws, tolerance in ((same, 1e-9), (own, 0.06)):
         found = stats.bootstrap((values,), np.mean, method="BCa", confidence_level=0.9, **draws)
         np.testing.assert_allclose(low, found.confidence_interval.low, atol=tolerance)
         np.testing.assert_allclose(high, found.confidence_interval.high, atol=tolerance)
-    assert np.abs(high - np.quantile(means, 0.95, axis=0)).min() > 0.02, "the case tells BCa from percentiles"
+    off = np.abs(high - np.quantile(means, 0.95, axis=0))[:3]
+    assert off.min() > 0.02, "the case does not tell BCa from percentiles"
 
 
 def test_mean_interval_draws_whole_units():
@@ -294,7 +297,7 @@ def test_shuffled_groups_are_all_as_likely(blocks):
     groups = np.array([0, 1, 2, 0, 0, 1, 2])
     shuffles = set(map(tuple, every_shuffle(groups, blocks)))
     found = Counter(map(tuple, np.concatenate(list(s.shuffled_groups(groups, blocks, resamples=30_000)))))
-    assert set(found) == shuffles
+    assert len(set(found) ^ shuffles) == 0
     assert stats.chisquare([found[key] for key in shuffles]).pvalue > 1e-4
 
 
@@ -506,6 +509,8 @@ def test_association_test_is_scipys_permutation_test():
     assert exact and p[0] == pytest.approx(found.pvalue)
     _, sampled, exact = s.association_test(values[:, None], in_first, resamples=100)
     assert not exact and sampled[0] == pytest.approx(found.pvalue, abs=0.2)
+    apart = np.arange(40) < 20
+    assert s.association_test(apart[:, None] + 0.0, apart, resamples=99)[1] == [1 / 100]
 
 
 def test_association_test_within_blocks():

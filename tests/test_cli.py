@@ -391,15 +391,16 @@ def test_interrupted_embed_leaves_nothing(folder):
 
 def test_models(folder, monkeypatch):
     monkeypatch.setenv("CLIPC_CACHE", str(folder / "cache"))
-    cached = weights.zoo.cached_model_folder(weights.ZOO["RN50"])
+    cached = weights.cache.cached_model_folder(weights.named_models()["RN50"])
     cached.mkdir(parents=True)
-    (cached / "open_clip_model.safetensors").write_bytes(b"")
+    (cached / "open_clip_model.safetensors").write_bytes(b"1234")
     lines = run("models").stdout.splitlines()
-    assert [line.split()[0] for line in lines[1:11]] == clipc.available_models()
-    assert re.fullmatch(r"RN50 +224 x 224 +1024 +cached", lines[1])
-    assert re.fullmatch(r"ViT-L/14@336px +336 x 336 +768 +not in the cache", lines[9])
-    assert re.fullmatch(r"tiny +64 x 64 +256 +embedded", lines[10])
-    assert str(folder / "cache") in lines[12]
+    count = len(clipc.available_models())
+    assert [line.split()[0] for line in lines[1 : count + 1]] == clipc.available_models()
+    assert re.fullmatch(r"RN50 +224 x 224 +1024 +4 bytes +cached", lines[1])
+    assert re.fullmatch(r"ViT-L/14@336px +336 x 336 +768 +934 MB +not in the cache", lines[9])
+    assert re.fullmatch(r"tiny +64 x 64 +256 +28 MB +embedded", lines[10])
+    assert str(folder / "cache") in lines[count + 2] and "tiny" in lines[count + 3]
 
     document = json.loads(run("models", "--json").stdout)
     assert document["cache"] == str(folder / "cache") and document["default"] == "tiny"
@@ -491,11 +492,12 @@ def test_debug_shows_where(folder, monkeypatch):
         result = run_process(
             "classify", "pictures/b.png", "dog", "--model", "pictures", *arguments, code=1, env=env
         )
-        assert b"Traceback" in result.stderr and b"FileNotFoundError: no .safetensors file" in result.stderr
+        assert b"Traceback" in result.stderr
+        assert b"FileNotFoundError: no .safetensors, .pt or .bin file" in result.stderr
     result = run_process(
         "classify", "pictures/b.png", "dog", "--model", "pictures", code=1, env={"CLIPC_DEBUG": "0"}
     )
-    assert result.stderr == b"clipc: no .safetensors file in pictures\n"
+    assert result.stderr == b"clipc: no .safetensors, .pt or .bin file in pictures\n"
 
 
 def test_internal_error_is_a_line_too(folder, monkeypatch):

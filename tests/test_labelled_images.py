@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
+import clipc
 from clipc.errors import ClipcWarning
 from clipc.labelled_images import LabelledImages, read_labelled_images
 
@@ -315,3 +316,19 @@ def test_data_sets(clip_data, name):
     frame = pandas.read_csv(clip_data(name) / "labels.csv", dtype=str, keep_default_na=False)
     assert data.to_pandas().equals(frame[["file", *(column for column in frame if column != "file")]])
     assert all(map(os.path.isfile, data.paths))
+
+
+def test_sample_and_counts(tmp_path):
+    rows = "".join(f"{i}.png,{'ab'[i % 3 == 0]}\n" for i in range(20))
+    (tmp_path / "labels.csv").write_text("file,label\n" + rows)
+    data = clipc.read_labelled_images(tmp_path)
+    assert data.counts("label") == {"b": 7, "a": 13}
+    with pytest.raises(ValueError, match="no column 'kind'"):
+        data.counts("kind")
+    some = data.sample(5)
+    positions = [data.files.index(file) for file in some.files]
+    assert positions == sorted(set(positions)) and len(positions) == 5
+    assert some.files == data.sample(5).files != data.sample(5, seed=1).files
+    assert data.sample(100).files == data.files
+    with pytest.raises(ValueError, match="n: expected 1 or more"):
+        data.sample(0)

@@ -13,7 +13,8 @@ from availability import require
 from PIL import Image
 
 nbformat = require("nbformat")
-for module in ("nbclient", "ipykernel", "matplotlib", "pycocotools"):
+NEEDED = ("nbclient", "ipykernel", "matplotlib", "pandas", "pycocotools", "scipy", "sklearn", "statsmodels")
+for module in NEEDED:
     require(module)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,10 +83,10 @@ def test_without_data(path, folder):
 
 @pytest.mark.full
 @EACH
-def test_with_data(path, folder, data_dir):
+def test_with_data(path, folder, data_dir, tmp_path):
     notebook = read(path)
     before = list(tool.outputs(notebook))
-    tool.execute(notebook, folder, CLIPC_DATA=str(data_dir))
+    tool.execute(notebook, folder, CLIPC_DATA=str(data_dir), CLIPC_CACHE=str(tmp_path / "cache"))
     assert list(tool.outputs(notebook)) != before
     assert any("CLIPC_DATA" in problem for problem in tool.problems(notebook))
 

@@ -221,12 +221,22 @@ def test_shots_in_cross_validation(tiny):
     assert row["accuracy"] == pytest.approx((predicted == result.true[tested]).mean())
 
 
-def test_one_shot_has_nothing_to_choose_c_with(tiny):
+def test_one_shot_has_nothing_to_choose_c_with(tiny, recwarn):
     train, test = features_of(tiny, 4), features_of(tiny, 5, seed=1)
     result = linear_probe(train, test, model=tiny, shots=(1, 2), draws=1, cache=False)
+    assert not recwarn.list  # as many classes as pictures, which scikit-learn finds odd
     (one,), (two,) = result.few_shot[1], result.few_shot[2]
     assert one.C == 0.316 and one.sweep == {} and one.n_fits == 1
     assert two.sweep and two.C == min(c for c in two.sweep if two.sweep[c] == max(two.sweep.values()))
+
+
+def test_all_there_is_is_not_drawn_again(tiny):
+    train, test = features_of(tiny, 4), features_of(tiny, 5, seed=1)
+    result = linear_probe(train, test, model=tiny, shots=(2, 4), draws=3, C=1.0, cache=False)
+    _, two, four, full = result.rows()
+    assert two["draws"] == 3 and four["draws"] == 1 and four["draw_sd"] is None
+    assert four["accuracy"] == full["accuracy"] and result.n_fits == 4
+    assert len(result.plot().get_xticks()) == 2
 
 
 # ---- what scikit-learn says ----
@@ -313,7 +323,8 @@ def test_plots(tiny):
     ax = result.plot()
     curve = ax.containers[0].lines[0]
     np.testing.assert_allclose(curve.get_xdata(orig=False), [1, 2, 3])
-    np.testing.assert_allclose(curve.get_ydata(orig=False), [100 * row["accuracy"] for row in result.rows()[1:]])
+    expected = [100 * row["accuracy"] for row in result.rows()[1:]]
+    np.testing.assert_allclose(curve.get_ydata(orig=False), expected)
     ax = result.plot_sweep()
     assert len(ax.lines) == 4
     ax = result.plot_published(name="clusters")

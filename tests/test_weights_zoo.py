@@ -1,6 +1,7 @@
 """Names of models, where their files lie, and the embedded model."""
 
 import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from weights_builder import vit_shapes, write_zeros
 
 import clipc.weights as weights
 from clipc.errors import ClipcWarning, WeightsError
-from clipc.weights import ZOO, available_models, cache_folder, open_model, resolve
-from clipc.weights.zoo import EMBEDDED_FILE, cached_model_folder
+from clipc.weights import available_models, cache_folder, find_model, named_models, open_model, resolve, zoo
+from clipc.weights.cache import cached_model_folder
+from clipc.weights.config import ACTIVATIONS, CLIP_MEAN, CLIP_STD
+from clipc.weights.zoo import EMBEDDED_FILE, ZOO_FILE
 
 # embed, resolution, vision heads, text heads
 TABLE = {
@@ -23,20 +26,130 @@ TABLE = {
 }  # fmt: skip
 
 
-def test_names():
-    assert available_models() == [*TABLE, "tiny"]
+ZOO = named_models()
+
+
+def test_names_of_openai():
+    assert available_models()[:10] == [*TABLE, "tiny"]
+    hashes = set()
     for name, sizes in TABLE.items():
         entry = ZOO[name]
         assert (entry.embed_dim, entry.image_size, entry.vision_heads, entry.text_heads) == sizes
-        assert entry.activation == "quick_gelu" and entry.archive.endswith(".pt")
-        assert len(entry.sha256) == 64 and int(entry.sha256, 16)
-        assert entry.repository.startswith("timm/") and entry.repository.endswith(".openai")
-    assert len({entry.sha256 for entry in ZOO.values()}) == len(ZOO)
+        assert entry.activation == "quick_gelu" and entry.family == "OpenAI"
+        archive, mirror = entry.sources
+        models = "https://openaipublic.azureedge.net/clip/models"
+        assert archive.url == f"{models}/{archive.sha256}/{archive.files[0]}"
+        assert archive.files[0] == f"{name.replace('/', '-').replace('@', '-')}.pt"
+        assert len(archive.sha256) == 64 and int(archive.sha256, 16)
+        assert mirror.repository.startswith("timm/") and mirror.repository.endswith(".openai")
+        assert mirror.files == ("open_clip_model.safetensors",)
+        # float16 and some float32: the file is a little larger than two bytes a parameter
+        assert 2.0 < archive.size / (entry.parameters_millions * 1e6) < 2.6
+        hashes.add(archive.sha256)
+    assert len(hashes) == 9
+
+
+def test_every_entry_is_whole():
+    raw = json.loads(ZOO_FILE.read_text("utf-8"))
+    assert set(raw) == {"about", "models"} and len(raw["models"]) == len(ZOO) >= 30
+    folders = [entry.folder for entry in ZOO.values()]
+    assert len(set(folders)) == len(folders)
+    for entry in ZOO.values():
+        assert entry.activation in ACTIVATIONS and entry.resize in ("shortest", "squash", "pad")
+        assert entry.embed_dim % 64 == 0 and entry.vision_heads > 0 and entry.text_heads > 0
+        assert all(0 <= value < 1 for value in (*entry.image_mean, *entry.image_std))
+        for source in entry.sources:
+            assert source.files and bool(source.url) + bool(source.repository) + entry.embedded == 1
+            assert entry.embedded or entry.folder == entry.repository.split("/")[1]
+
+
+# By OpenCLIP's model_configs: width, head width, heads of the text tower, embedding.
+OPEN_CLIP = {
+    "ViT-B-32": (768, 64, 8, 512), "ViT-B-32-256": (768, 64, 8, 512), "ViT-B-16": (768, 64, 8, 512),
+    "ViT-L-14": (1024, 64, 12, 768), "ViT-H-14": (1280, 80, 16, 1024), "ViT-g-14": (1408, 88, 16, 1024),
+    "ViT-bigG-14": (1664, 104, 20, 1280),
+}  # fmt: skip
+
+
+def test_open_clip_entries():
+    found = [name for name in ZOO if ":" in name]
+    assert len(found) == 21
+    for name in found:
+        entry, architecture = ZOO[name], name.split(":")[0]
+        width, head_width, text_heads, embed = OPEN_CLIP[architecture.removesuffix("-quickgelu")]
+        assert (entry.vision_heads, entry.text_heads) == (width // head_width, text_heads)
+        assert width % head_width == 0 and entry.embed_dim == embed
+        assert entry.image_size == (256 if architecture.endswith("-256") else 224)
+        assert (entry.activation == "quick_gelu") == architecture.endswith("-quickgelu")
+        half = name == "ViT-L-14:laion2b_s32b_b82k"
+        assert (entry.image_mean, entry.image_std) == (
+            ((0.5,) * 3, (0.5,) * 3) if half else (CLIP_MEAN, CLIP_STD)
+        )
+        assert (entry.family == "MetaCLIP") == (entry.licence == "CC-BY-NC-4.0") == ("metaclip" in name)
+
+
+def test_the_documentation_has_the_table():
+    """`python tools/make_zoo_table.py` writes it."""
+    root = Path(__file__).resolve().parents[1]
+    spec = importlib.util.spec_from_file_location("make_zoo_table", root / "tools" / "make_zoo_table.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    text = (root / "docs" / "models.md").read_text("utf-8")
+    rows = json.loads(ZOO_FILE.read_text("utf-8"))["models"]
+    assert text == tool.with_table(text, rows) and all(f"| `{name}` |" in text for name in ZOO)
+
+
+def test_detectors_bring_their_configuration():
+    found = [entry for entry in ZOO.values() if entry.family.startswith("OWL")]
+    assert len(found) == 7
+    for entry in found:
+        assert entry.name == entry.repository and entry.licence == "Apache-2.0"
+        assert entry.sources[0].configuration == ("config.json", "preprocessor_config.json")
+        assert entry.resize == ("pad" if entry.family == "OWLv2" else "squash")
+        patch = next(size for size in (32, 16, 14) if f"patch{size}" in entry.name)
+        assert entry.image_size % patch == 0
+
+
+@pytest.mark.parametrize(
+    "name, repository, revision, folder",
+    [
+        ("hf-hub:someone/Some.CLIP_x", "someone/Some.CLIP_x", "main", "someone--Some.CLIP_x"),
+        ("someone/clip", "someone/clip", "main", "someone--clip"),
+        ("openai/clip-vit-base-patch32@refs/pr/15", "openai/clip-vit-base-patch32", "refs/pr/15",
+         "openai--clip-vit-base-patch32@refs--pr--15"),
+        ("hf-hub:ViT-B/23", "ViT-B/23", "main", "ViT-B--23"),
+    ],
+)  # fmt: skip
+def test_repositories_of_the_hub(name, repository, revision, folder):
+    entry = find_model(name)
+    assert entry.name == name.removeprefix("hf-hub:") and entry.folder == folder
+    assert (entry.sources[0].repository, entry.sources[0].revision) == (repository, revision)
+    assert entry.embed_dim is entry.activation is entry.licence is None
+    assert zoo.hub_model_of_folder(folder) == entry.name
+
+
+def test_a_repository_of_the_zoo_is_that_model():
+    name = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+    assert find_model(name) is find_model(f"hf-hub:{name}") is ZOO["ViT-H-14:laion2b_s32b_b79k"]
+    assert find_model(f"{name}@other").folder == "laion--CLIP-ViT-H-14-laion2B-s32B-b79K@other"
+
+
+@pytest.mark.parametrize("name", ["hf-hub:one", "hf-hub:a/b/c", "hf-hub:a/..", "hf-hub:../b", "hf-hub:"])
+def test_wrong_names_of_repositories(name):
+    with pytest.raises(ValueError, match="expected hf-hub:owner/name"):
+        resolve(name)
+
+
+@pytest.mark.parametrize("folder", ["clip", "a--..", "..--a", "vit_b.openai", ".locks", "a b--c"])
+def test_folders_of_no_repository(folder):
+    assert zoo.hub_model_of_folder(folder) is None
 
 
 def test_embedded_model():
-    assert hashlib.sha256(EMBEDDED_FILE.read_bytes()).hexdigest() == ZOO["tiny"].sha256
-    assert ZOO["tiny"].sha256 in EMBEDDED_FILE.with_name("tiny_model_card.md").read_text("utf-8")
+    (source,) = ZOO["tiny"].sources
+    assert ZOO["tiny"].embedded and ZOO["tiny"].repository is None
+    assert hashlib.sha256(EMBEDDED_FILE.read_bytes()).hexdigest() == source.sha256
+    assert source.sha256 in EMBEDDED_FILE.with_name("tiny_model_card.md").read_text("utf-8")
     config, state = open_model("tiny")
     with state:
         assert config.to_core() == {
@@ -66,8 +179,9 @@ def test_model_that_is_not_in_the_cache(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError) as caught:
         open_model("ViT-B/32")
     text = str(caught.value)
-    assert "later version" in text and "open_clip_model.safetensors" in text
+    assert "CLIPC_OFFLINE" in text and "open_clip_model.safetensors" in text and "ViT-B-32.pt" in text
     assert "https://huggingface.co/timm/vit_base_patch32_clip_224.openai" in text
+    assert not list(tmp_path.iterdir())
     assert str(tmp_path / "vit_base_patch32_clip_224.openai") in text
 
 
@@ -102,7 +216,7 @@ def test_configuration_that_contradicts_a_named_model_warns(tmp_path):
     }
     fake_b32(cached_model_folder(ZOO["ViT-B/32"], tmp_path), config)
     with pytest.warns(
-        ClipcWarning, match="ViT-B/32: config.json .* activation = gelu, OpenAI's model has quick_gelu"
+        ClipcWarning, match="B/32: config.json .* activation = gelu, the model of this name has quick_gelu"
     ):
         found, state = open_model("ViT-B/32", cache_dir=tmp_path)
     state.close()
@@ -133,6 +247,7 @@ def test_unknown_name(name, hint):
     with pytest.raises(ValueError, match=hint) as caught:
         resolve(name)
     assert all(known in str(caught.value) for known in available_models())
+    assert "owner/name" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -167,9 +282,9 @@ def test_cache_folder(tmp_path, monkeypatch):
     assert cache_folder(tmp_path / "b") == tmp_path / "b"
     monkeypatch.delenv("CLIPC_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("clipc.weights.zoo.sys.platform", "darwin")
+    monkeypatch.setattr("clipc.weights.cache.sys.platform", "darwin")
     assert cache_folder() == tmp_path / "Library/Caches/clipc"
-    monkeypatch.setattr("clipc.weights.zoo.sys.platform", "linux")
+    monkeypatch.setattr("clipc.weights.cache.sys.platform", "linux")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert cache_folder() == tmp_path / ".cache/clipc"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")

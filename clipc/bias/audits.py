@@ -68,7 +68,8 @@ def audit(
     resamples : int
         Shuffles of a permutation test, and draws of a bootstrap.
     top_k : int or list of int, optional
-        How many of the nearest pictures `ranking` looks at. None: a tenth of the pictures, at least 10.
+        How many of the nearest pictures `ranking` looks at. None: a tenth of the pictures, but at least 10
+        and at most half of them.
     seed : int
         Of everything that is drawn. Same seed, same numbers.
     batch_size, exif
@@ -161,12 +162,12 @@ class AuditReport:
     comparisons : pandas.DataFrame
         A row for each label and category: `difference`, the largest share among the groups (`highest_group`)
         minus the smallest (`lowest_group`; both are empty texts when all are equal); `low` to `high`,
-        Newcombe's interval of the difference between these two groups, as if they had been chosen beforehand;
-        `ratio`, the smallest divided by the largest, undefined when all are 0; `p`, the part of shuffles of
-        the groups that gave a difference at least as large; `p_holm`, adjusted for all rows of the table.
-        `mean_difference`, `mean_p`, `mean_p_holm`: the same for the mean probability, which also sees what
-        does not change which label wins. Of two labels one is the complement of the other, and counts as the
-        same test.
+        Newcombe's interval of the difference between these two groups, as if they had been chosen beforehand
+        (between the two smallest groups when all are equal); `ratio`, the smallest divided by the largest,
+        undefined when all are 0; `p`, the part of shuffles of the groups that gave a difference at least as
+        large; `p_holm`, adjusted for all rows of the table. `mean_difference`, `mean_p`, `mean_p_holm`: the
+        same for the mean probability, which also sees what does not change which label wins. Of two labels
+        one is the complement of the other, and counts as the same test.
     total_variation : pandas.DataFrame
         A row for each two groups: half the sum over labels of the difference of shares, 0 to 1, above 0 also
         by chance; `p` from shuffling these two groups.
@@ -187,9 +188,10 @@ class AuditReport:
         What every number depends on.
 
     Notes
-    ----- A small p says that shuffled groups seldom differ as much; it does not say how much it matters (that
-    is the difference) nor what it comes from. A large p does not say that groups are treated alike: look at
-    the interval. `clipc.bias.statistics` has the formulas and their sources.
+    -----
+    A small p says that shuffled groups seldom differ as much; it does not say how much it matters (that
+    is the difference) nor what it comes from. A large p does not say that groups are treated alike: look
+    at the interval. `clipc.bias.statistics` has the formulas and their sources.
     """
 
     model_name: str
@@ -303,8 +305,8 @@ class AuditReport:
         Parameters
         ----------
         ax : matplotlib Axes, optional
-        labels : str or list of str, optional
-            Labels or categories. Default: those with the largest gaps, as many as fit.
+        labels : list of str, optional
+            Labels or categories. None: those with the largest gaps, as many as fit.
 
         Returns
         -------

@@ -172,9 +172,12 @@ class Findings:
         )
         tests = distinct_sets(self.members)
         p_holm, mean_p_holm = holm_over_distinct(p, tests), holm_over_distinct(mean_p, tests)
+        smallest = np.argsort(self.sizes, kind="stable")[:2]
         rows = []
         for i, (kind, label) in enumerate(self.names):
-            highest, lowest = int(shares[:, i].argmax()), int(shares[:, i].argmin())
+            equal = difference[i] == 0
+            # Where no group stands out the interval is that of the two about which least is known.
+            highest, lowest = smallest if equal else (shares[:, i].argmax(), shares[:, i].argmin())
             low, high = statistics.newcombe_interval(
                 self.counts[highest, i],
                 self.sizes[highest],
@@ -182,7 +185,6 @@ class Findings:
                 self.sizes[lowest],
                 self.confidence,
             )
-            equal = difference[i] == 0
             rows.append(
                 {
                     "label": label,

@@ -8,6 +8,7 @@ through all plots, as long as there are no more groups than colours; which group
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 
 import numpy as np
@@ -64,13 +65,30 @@ def _style():
         yield
 
 
-def _axes(ax, height, width=_WIDTH):
+_WITHOUT_PYPLOT = contextvars.ContextVar("without pyplot", default=False)
+
+
+@contextlib.contextmanager
+def without_pyplot():
+    """Figures that pyplot does not know: no window and no output in a notebook, only to be saved."""
+    token = _WITHOUT_PYPLOT.set(True)
+    try:
+        yield
+    finally:
+        _WITHOUT_PYPLOT.reset(token)
+
+
+def _axes(ax, height):
     if ax is not None:
         return ax
+    size = {"figsize": (_WIDTH, height), "layout": "constrained"}
+    if _WITHOUT_PYPLOT.get():
+        from matplotlib.figure import Figure
+
+        return Figure(**size).subplots()
     from matplotlib import pyplot
 
-    _, ax = pyplot.subplots(figsize=(width, height), layout="constrained")
-    return ax
+    return pyplot.subplots(**size)[1]
 
 
 def colours_of(groups):

@@ -5,8 +5,8 @@ deployed and published models, and an audit that does not ask cannot find it: in
 portraits of Black people under "gorillas"; the authors of CLIP measured how often theirs gave FairFace's
 portraits non-human and crime-related labels, and how far that differed by race and age (Radford et al. 2021,
 arXiv 2103.00020, section 7.1; Agarwal et al. 2021, "Evaluating CLIP", arXiv 2108.02818). A preset is for
-measuring a model. Nothing follows from it about any person, and using it to label people is a misuse (the
-model card of CLIP says so, too).
+measuring a model. Nothing follows from it about any person, and it is not for labelling people: CLIP's model
+card puts surveillance and face recognition out of scope, and says that such tests are there to surface risks.
 
 What comes out depends on the exact words, which is a finding of its own: compare wordings with
 `clipc.bias.wording`.

@@ -327,19 +327,12 @@ def figure(plot, report, name):
         A ``<figure>`` element.
     """
     matplotlib = plots.require_matplotlib()
-    from matplotlib import pyplot
-
     # Letters stay text: the browser has fonts for all of them, and the page can be searched.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        # Without a window, whatever the process shows its figures in.
+    with plots.without_pyplot(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         ax = plot(report)
-        drawing = ax.figure
         described = ax.get_title(loc="left")
         target = io.StringIO()
-        try:
-            drawing.savefig(target, format="svg", transparent=True, metadata={"Date": None})
-        finally:
-            pyplot.close(drawing)
+        ax.figure.savefig(target, format="svg", transparent=True, metadata={"Date": None})
     svg = target.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

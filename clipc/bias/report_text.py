@@ -7,6 +7,7 @@ import textwrap
 from clipc.bias import report_content as content
 from clipc.bias import report_tables as tables
 from clipc.tables import markdown as markdown_table
+from clipc.tables import text_table
 from clipc.terminal import columns, pad
 
 WIDTH = 100
@@ -134,16 +135,9 @@ def _table_text(table):
     header = [*table.header, ""]
     rows = [[*map(content.shown, row.cells), "*" if row.marked else ""] for row in table.rows]
     body = list(tables.without_repeats(rows, table.n_same))
-    widths = [max(columns(cell) for cell in column) for column in zip(header, *body)]
-    lines = [
-        "  ".join(
-            pad(cell, width) if i < table.n_text else " " * (width - columns(cell)) + cell
-            for i, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in (header, *body)
-    ]
+    lines = text_table(header, body, n_left=table.n_text, n_left_end=1)
     remarks = [line for remark in table.remarks for line in _wrapped(remark, "  ")]
-    return "\n".join([table.title, *_wrapped(table.explanation, "  "), "", *lines, *remarks])
+    return "\n".join([table.title, *_wrapped(table.explanation, "  "), "", lines, *remarks])
 
 
 # -- Markdown --------------------------------------------------------------------------------------------
@@ -198,16 +192,10 @@ def _table_markdown(table):
             for row, cells in zip(table.rows, rows)
         ]
     explanation = table.explanation.replace("* distinguishable", "In bold: distinguishable")
-    parts = [f"### {table.title}", _escaped(explanation), _markdown_rows(table, rows)]
+    parts = [f"### {table.title}", _escaped(explanation), markdown_table(table.header, rows, table.n_text)]
     if table.remarks:
         parts.append("\n".join(f"- {_escaped(remark)}" for remark in table.remarks))
     return "\n\n".join(parts)
-
-
-def _markdown_rows(table, rows):
-    head, _, *body = markdown_table(table.header, rows).split("\n")
-    rule = "|" + "---|" * table.n_text + "---:|" * (len(table.header) - table.n_text)
-    return "\n".join([head, rule, *body])
 
 
 # -- for programs ----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def check_settings(confidence, resamples, top_k, seed):
 def top_k_of(top_k, n):
     """The numbers of nearest pictures that `top_k` means for n pictures, as a tuple."""
     if top_k is None:
-        return (min(n, max(10, round(n / 10))),)
+        return (max(1, min(n // 2, max(10, round(n / 10)))),)
     numbers = _numbers(top_k)
     if max(numbers) > n:
         raise ValueError(f"top_k: expected up to {n}, the number of pictures, got {max(numbers)}")
@@ -170,7 +171,7 @@ def read_sample(
         block_of=np.array([CROSS.join(blocks[i]) for i in chosen]) if blocks else None,
         unreadable=encoded.unreadable,
         n_ungrouped=n - int(named.sum()),
-        settings={"source": source, "exif": exif},
+        settings={"source": _short(source), "exif": exif},
     )
 
 
@@ -256,6 +257,11 @@ def _check_groups(rows, names, when):
             f"groups: expected two or more to compare, {CROSS.join(names)} has {there}{when}; choose another "
             "column, or other pictures"
         )
+
+
+def _short(source):
+    """The end of a path: a report is passed on, and nobody needs to know where its maker keeps files."""
+    return source and os.path.join(*Path(source).parts[-2:])
 
 
 def _take(images, chosen):

@@ -8,8 +8,7 @@ Two conventions hold everywhere:
 - *Ties are defined.* Where nothing differs a gap is 0, a p-value 1 and an effect size 0. What has no value
   (a ratio of zeros, an interval from one image) is NaN here; a report shows it as undefined.
 - *p-values count the data.* A p-value from B random shuffles is (1 + number of shuffles with a statistic at
-  least
-  as large) / (1 + B), which is never 0 and keeps its level (Phipson & Smyth 2010, "Permutation p-values
+  least as large) / (1 + B), which is never 0 and keeps its level (Phipson & Smyth 2010, "Permutation p-values
   should never be zero"). Statistics that differ by less than rounding count as equal.
 
 A p-value says how often shuffled groups would differ as much as the real ones do. A small one speaks against
@@ -61,10 +60,11 @@ def wilson_interval(count, n, confidence=0.95):
         Between 0 and 1, of the common shape.
 
     Notes
-    ----- (p + z²/2n ± z sqrt(p (1 - p)/n + z²/4n²)) / (1 + z²/n), p = count / n, z the normal quantile of (1
-    + confidence) / 2 (Wilson 1927), as `statsmodels.stats.proportion.proportion_confint` computes it. It
-    stays between 0 and 1 and has a width also where the share is 0 or 1. It takes images as independent of
-    each other.
+    -----
+    (p + z²/2n ± z sqrt(p (1 - p)/n + z²/4n²)) / (1 + z²/n), p = count / n, z the normal quantile of (1 +
+    confidence) / 2 (Wilson 1927), as `statsmodels.stats.proportion.proportion_confint` computes it. It
+    stays between 0 and 1 and has a width also where the share is 0 or 1. It takes images as independent
+    of each other.
     """
     from statsmodels.stats.proportion import proportion_confint
 
@@ -90,9 +90,10 @@ def newcombe_interval(count_a, n_a, count_b, n_b, confidence=0.95):
         Between -1 and 1.
 
     Notes
-    ----- d ± the root of the summed squares of the distances between each share and its Wilson bound
-    (Newcombe 1998, method 10), as `statsmodels.stats.proportion.confint_proportions_2indep` computes it. It
-    takes the two groups as chosen beforehand and all images as independent; for the largest gap among many
+    -----
+    d ± the root of the summed squares of the distances between each share and its Wilson bound (Newcombe
+    1998, method 10), as `statsmodels.stats.proportion.confint_proportions_2indep` computes it. It takes
+    the two groups as chosen beforehand and all images as independent; for the largest gap among many
     groups it is too narrow.
     """
     from statsmodels.stats.proportion import confint_proportions_2indep
@@ -124,12 +125,13 @@ def mean_interval(values, units=None, *, confidence=0.95, resamples=9999, seed=0
         have [v, v].
 
     Notes
-    ----- BCa (bias-corrected and accelerated; Efron 1987, "Better bootstrap confidence intervals"): the
-    quantiles Phi(z0 + (z0 + z) / (1 - a (z0 + z))) of the resampled means, z = ± the normal quantile, z0 the
-    quantile of the share of resampled means below the mean (half of those equal to it), a = sum u³ / 6 (sum
-    u²)^1.5 of the jackknife's deviations u. The same as ``scipy.stats.bootstrap(method="BCa")``, which holds
-    all resamples of all values in memory and knows no units. With ten units such an interval is a few points
-    short of its confidence.
+    -----
+    BCa (bias-corrected and accelerated; Efron 1987, "Better bootstrap confidence intervals"): the
+    quantiles Phi(z0 + (z0 + z) / (1 - a (z0 + z))) of the resampled means, z = ± the normal quantile, z0
+    the quantile of the share of resampled means below the mean (half of those equal to it), a = sum u³ /
+    6 (sum u²)^1.5 of the jackknife's deviations u. The same as ``scipy.stats.bootstrap(method="BCa")``,
+    which holds all resamples of all values in memory and knows no units. With ten units such an interval
+    is a few points short of its confidence.
     """
     from scipy.special import ndtr, ndtri
 
@@ -284,9 +286,10 @@ def shuffled_tables(labels, groups, n_labels, n_groups, blocks=None, *, resample
     int array, (B, G, L)
 
     Notes
-    ----- Shuffling changes the counts and keeps their sums over each row and each column, so the table is a
-    random one with these margins (`scipy.stats.random_table`), and with blocks a sum of such tables. Drawing
-    the table costs the same for a hundred images and a million.
+    -----
+    Shuffling changes the counts and keeps their sums over each row and each column, so the table is a
+    random one with these margins (`scipy.stats.random_table`), and with blocks a sum of such tables.
+    Drawing the table costs the same for a hundred images and a million.
     """
     from scipy.stats import random_table
 
@@ -409,7 +412,8 @@ def parity_test(
     difference, p : float64 arrays, (K,)
 
     Notes
-    ----- Null hypothesis: within a block, which label an image is given has nothing to do with its group. The
+    -----
+    Null hypothesis: within a block, which label an image is given has nothing to do with its group. The
     test is exact for any number of images (Fisher 1935; Ernst 2004, "Permutation methods"), but for being
     sampled.
     """
@@ -564,8 +568,9 @@ def skews(top_counts, desired):
         0 at the desired share, 0.69 at twice, -0.69 at half of it.
 
     Notes
-    ----- ln(p_g / d_g) (Geyik, Ambler & Kenthapadi 2019, arXiv 1905.01989, definition 3.1). A group that is
-    not among the top k would have minus infinity and counts as if it had one place, 1 / k, as in
+    -----
+    ln(p_g / d_g) (Geyik, Ambler & Kenthapadi 2019, arXiv 1905.01989, definition 3.1). A group that is not
+    among the top k would have minus infinity and counts as if it had one place, 1 / k, as in
     debias-vision-lang's ``measuring_bias.py``.
     """
     top_counts = np.asarray(top_counts, np.float64)
@@ -587,7 +592,8 @@ def max_skew(top_counts, desired):
         0 when every group has its desired share, else above 0, also by chance: the fewer places, the more.
 
     Notes
-    ----- The maximum over the groups that are among the top k (arXiv 1905.01989, definition 3.2). Unlike in
+    -----
+    The maximum over the groups that are among the top k (arXiv 1905.01989, definition 3.2). Unlike in
     debias-vision-lang's code an absent group is never the maximum; there it is if it is so small that one
     place would have been more than its share.
     """
@@ -656,9 +662,10 @@ def ndkl(scores, groups, k, desired):
         rankings with the same groups and k.
 
     Notes
-    ----- sum over i = 1 ... k of KL(D_i || D) / log2(i + 1), divided by the sum of 1 / log2(i + 1); D_i the
-    shares of the groups in the top i, D the desired ones, KL with the natural logarithm (arXiv 1905.01989,
-    definition 3.3). Among tied images D_i takes the shares that are expected in random order.
+    -----
+    sum over i = 1 ... k of KL(D_i || D) / log2(i + 1), divided by the sum of 1 / log2(i + 1); D_i the
+    shares of the groups in the top i, D the desired ones, KL with the natural logarithm (arXiv
+    1905.01989, definition 3.3). Among tied images D_i takes the shares that are expected in random order.
     """
     from scipy.special import xlogy
 
@@ -694,7 +701,8 @@ def effect_size(associations, in_first):
         for groups of equal size. 0 when all images have the same association within rounding (5e-7).
 
     Notes
-    ----- (mean of s over X - mean of s over Y) / standard deviation of s over X and Y together, N - 1 in its
+    -----
+    (mean of s over X - mean of s over Y) / standard deviation of s over X and Y together, N - 1 in its
     denominator (Caliskan, Bryson & Narayanan 2017, "Semantics derived automatically from language corpora
     contain human-like biases"; for images Steed & Caliskan 2021, arXiv 2010.15052).
     """

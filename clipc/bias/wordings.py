@@ -179,12 +179,45 @@ class WordingReport:
 
         return report_text.wording_markdown(self)
 
-    def plot(self, ax=None):
+    def to_dict(self):
+        """Everything but the audits of the wordings as plain values that JSON can hold; None for undefined.
+
+        Returns
+        -------
+        dict
+        """
+        from clipc.bias import report_text
+
+        return report_text.wording_dict(self)
+
+    def to_html(self, path=None):
+        """A web page of its own, without pictures of people.
+
+        Parameters
+        ----------
+        path : path, optional
+            Where to write it, as UTF-8.
+
+        Returns
+        -------
+        str
+        """
+        from clipc.bias import report_html
+
+        page = report_html.wording_page(self)
+        if path is not None:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(page)
+        return page
+
+    def plot(self, ax=None, *, labels=None):
         """The gaps of all wordings beside each other, with intervals.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
+        labels : list of str, optional
+            None: in each wording those with the largest gaps.
 
         Returns
         -------
@@ -192,7 +225,7 @@ class WordingReport:
         """
         from clipc.bias import plots
 
-        return plots.plot_wording(self, ax=ax)
+        return plots.plot_wording(self, ax=ax, labels=labels)
 
 
 def _label_sets(label_sets):

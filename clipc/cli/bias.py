@@ -5,20 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import os
-import sys
 import textwrap
 
 import click
 
-from clipc.cli.computing import load_model
+from clipc.cli.computing import bar_wanted, load_model, resumable
 from clipc.cli.inputs import collect_labels
 from clipc.cli.messages import wrong_options_named
 from clipc.cli.options import (
     SectionedCommand,
     computing_options,
+    force_option,
     json_option,
     labels_file_option,
+    no_cache_option,
     template_option,
+    where_option,
 )
 from clipc.cli.outputs import check_output, written_together
 from clipc.cli.printing import print_json, printable
@@ -57,16 +59,6 @@ def _check_preset(ctx, parameter, value):
     return value
 
 
-def _parse_where(ctx, parameter, values):
-    conditions = {}
-    for text in values:
-        name, separator, value = text.partition("=")
-        if not separator or not name.strip():
-            raise click.BadParameter(f"expected COLUMN=VALUE, such as age=70+; got {text!r}")
-        conditions.setdefault(name.strip(), []).append(value.strip())
-    return conditions
-
-
 # fmt: off
 @click.command(cls=SectionedCommand, sections={
     "preset": "What is asked", "groups": "Who is compared", "compare_wording": "Other words",
@@ -87,8 +79,7 @@ def _parse_where(ctx, parameter, values):
 @click.option("--block", "blocks", multiple=True, metavar="COLUMN",
               help="Compare within pictures that have the same value here, such as the scenario of a set in "
                    "which only the person differs.")
-@click.option("--where", multiple=True, metavar="COLUMN=VALUE", callback=_parse_where,
-              help="Only these pictures. Several columns: all must fit; the same column again: one of them.")
+@where_option
 @click.option("--compare-wording", multiple=True, metavar="LABELS",
               help="Ask again in other words, and compare: a preset, or labels separated by commas. May be "
                    "repeated.")
@@ -100,7 +91,7 @@ def _parse_where(ctx, parameter, values):
 @click.option("--csv", "table", metavar="FILE", type=click.Path(),
               help="Write the probabilities of every picture as CSV.")
 @click.option("--no-lines", is_flag=True, help="Do not print a line for each picture.")
-@click.option("--force", is_flag=True, help="Overwrite files that exist.")
+@force_option
 @click.option("--resamples", type=click.IntRange(min=1), default=9999, metavar="N",
               help="Shuffles of a test, and draws of a bootstrap. Default: 9999.")
 @click.option("-k", "--top-k", multiple=True, type=click.IntRange(min=1), metavar="K",
@@ -113,8 +104,7 @@ def _parse_where(ctx, parameter, values):
 @click.option("--skip-ungrouped", is_flag=True,
               help="Leave out pictures without a value in a column of --group or --block.")
 @computing_options("Images encoded at the same time.", folders=False)
-@click.option("--no-cache", is_flag=True,
-              help="Do not keep the pictures' features on disk, and do not use those that are there.")
+@no_cache_option
 def bias(folder, preset, labels, labels_file, templates, groups, blocks, where, compare_wording,
          compare_template, as_json, html, table, no_lines, force, resamples, top_k, confidence, seed,
          skip_ungrouped, model, exif, skip_unreadable, batch_size, threads, quiet, no_cache):
@@ -174,10 +164,10 @@ def bias(folder, preset, labels, labels_file, templates, groups, blocks, where, 
         "model": loaded, "block": list(blocks) or None, "confidence": confidence, "resamples": resamples,
         "top_k": list(top_k) or None, "seed": seed, "batch_size": batch_size, "exif": exif,
         "cache": not no_cache, "skip_unreadable": skip_unreadable, "skip_ungrouped": skip_ungrouped,
-        "progress": not quiet and sys.stderr.isatty(),
+        "progress": bar_wanted(quiet),
     }
     compared = bool(compare_wording or compare_template)
-    with wrong_options_named():
+    with wrong_options_named(), resumable(not no_cache):
         if compared:
             options["templates"] = _templates(label_sets, templates, compare_template)
             report = audits.wording(data, label_sets, list(groups), **options)
@@ -187,7 +177,10 @@ def bias(folder, preset, labels, labels_file, templates, groups, blocks, where, 
 
     _write(report, html, table, compared)
     if as_json:
-        print_json(_document(report, no_lines, compared))
+        document = report.to_dict()
+        if no_lines:
+            document.pop("images", None)
+        print_json(document)
         return
     if not compared and not no_lines:
         for line in report.lines():
@@ -257,25 +250,11 @@ def _templates(label_sets, templates, compare_template):
     return named
 
 
-def _document(report, no_lines, compared):
-    if compared:
-        from clipc.bias.report_text import wording_dict
-
-        return wording_dict(report)
-    document = report.to_dict()
-    if no_lines:
-        del document["images"]
-    return document
-
-
 def _write(report, html, table, compared):
     """Write the files that are asked for, all of them or none."""
     contents = {}
     if html:
-        from clipc.bias import report_html
-
-        page = report_html.wording_page if compared else report_html.page
-        contents[html] = page(report).encode("utf-8", "surrogateescape")
+        contents[html] = report.to_html().encode()
     if table:
         rows = _wording_rows(report) if compared else _picture_rows(report)
         text = io.StringIO(newline="")

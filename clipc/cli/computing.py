@@ -18,7 +18,18 @@ def load_model(name, threads):
     """The model that --model names; computes with as many threads as --threads says."""
     if threads:
         clipc.set_num_threads(threads)
-    return clipc.load(name)
+    with downloads_told():
+        return clipc.load(name)
+
+
+@contextlib.contextmanager
+def downloads_told():
+    """Tell of downloads within the block as notes, or not at all with --quiet."""
+    from clipc.weights import download
+
+    quiet = click.get_current_context().find_root().obj.quiet
+    with download.listening((lambda message: None) if quiet else note, False if quiet else None):
+        yield
 
 
 def bar_wanted(quiet):

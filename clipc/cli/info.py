@@ -27,6 +27,7 @@ def info(model, as_json):
       clipc info
       clipc info tiny
       clipc info model.safetensors --json
+      clipc info ViT-B-32.pt
     """
     if model is None:
         if as_json:
@@ -48,7 +49,7 @@ def _model_facts(name):
 
     from clipc import weights
 
-    config, state = weights.open_model(name)
+    config, state = weights.open_model(name, may_download=False)
     with state:
         stored = {}
         for tensor, dtype in state.dtypes.items():

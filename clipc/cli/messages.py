@@ -22,6 +22,7 @@ _ARGUMENTS_AS_OPTIONS = {
     "; Model.knows(text) tells beforehand": "",
     "raw=True": "--raw",
     "a larger image_size": "a larger --image-size",
+    "pass heads=(image, text)": "pass --heads IMAGE,TEXT",
     "font= takes": "--font takes",
     "skip_unreadable=True": "--skip-unreadable",
     "skip_ungrouped=True": "--skip-ungrouped",
@@ -36,6 +37,7 @@ _OPTION_OF_ARGUMENT = {
     "background": "--background", "templates": "--template", "batch_size": "--batch-size",
     "groups": "--group", "block": "--block", "labels": "--label", "label_sets": "--compare-wording",
     "top_k": "--top-k",
+    "dtype": "--dtype",
 }  # fmt: skip
 
 

@@ -85,8 +85,10 @@ def computing_options(default_batch=None, folders=True):
     )
     options = (
         click.option("-m", "--model", metavar="NAME", shell_complete=complete_model,
-                     help='A name that "clipc models" lists, a .safetensors file, or a folder that holds '
-                          "one. Default: what CLIPC_MODEL names, else the embedded model tiny."),
+                     help='A name that "clipc models" lists, a .safetensors, .pt or .bin file, or a folder '
+                          "that holds one. Default: what CLIPC_MODEL names, else OpenAI's ViT-B/32, which is "
+                          "downloaded at its first use (354 MB), else, without a network, the embedded model "
+                          "tiny."),
         click.option("--exif", is_flag=True,
                      help="Turn photographs upright, as the camera noted in the file (EXIF orientation)."),
         *(for_many if default_batch else ()),

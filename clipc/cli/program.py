@@ -129,8 +129,9 @@ def main(ctx):
       clipc evaluate zero-shot photos/           how often is a model right, on pictures with labels?
       clipc bias faces/ --preset nurse-doctor --group gender
                                                  does the model answer differently for groups?
-      clipc models                               which models there are
+      clipc models                               which models there are; also clipc download, clipc remove
       clipc info                                 what clipc uses on this computer
+      clipc convert ViT-B-32.pt b32.safetensors  another kind of file for a model
 
     "clipc COMMAND --help" explains a command and has more examples.
 

@@ -41,6 +41,11 @@ _VALIDATION_PARTS = 5
 # Of OpenAI's example, for one image a class, which cannot be divided.
 DEFAULT_C = 0.316
 
+# Up to so many multiplications (pictures x D x classes) BLAS gets one thread. Its threads wait for each other
+# busily: for 800 x 256 x 200 two of them took 20 times the processor time of one, and on a machine that did
+# something else 50 times as long.
+_ONE_THREAD_UP_TO = 500_000_000
+
 PROBE = "linear probe"
 ZERO_SHOT = "zero-shot"
 
@@ -192,19 +197,22 @@ def linear_probe(
     with progress_bar(total, "fit", progress) as bar:
         fitter = _Fitter(features, y, test_features, bar, fits_each)
         full = [fitter.probe(rows, tests, C, seed) for rows, tests in splits]
-        few = {
-            k: [
+        few = {}
+        for k in ks:
+            if all(len(rows) == k * len(classes) for rows, _ in splits):
+                few[k] = full  # there is nothing to draw
+                bar.update(len(splits) * draws * fits_each)
+                continue
+            few[k] = [
                 fitter.probe(_draw(y, rows, k, (seed, k, i, draw)), tests, C, seed)
                 for draw in range(draws)
                 for i, (rows, tests) in enumerate(splits)
             ]
-            for k in ks
-        }
 
     settings = {"model": model.name}
     if model.dtype != "float32":
         settings["dtype"] = model.dtype
-    settings["validation"] = f"{folds} folds" if tested is None else "a test set"
+    settings["tested on"] = f"{folds} folds" if tested is None else "a set of its own"
     settings["features"] = "unit length" if normalize else "as encoded"
     templates = [prompts] if isinstance(prompts, str) else list(prompts)
     settings["prompts"] = repr(templates[0]) if len(templates) == 1 else f"ensemble of {len(templates)}"
@@ -220,7 +228,6 @@ def linear_probe(
         true=test_y,
         zero_shot=zero_shot,
         files=test_pictures.names,
-        n_train=len(y) if tested is not None else None,
         unknown_labels=unknown,
         unreadable=unreadable,
         source=train.source,
@@ -337,21 +344,32 @@ def _import_sklearn():
     return sklearn
 
 
+_warned = {}
+
+
 def _fit(features, y, C):
     """A logistic regression, and whether it converged."""
     sklearn = _import_sklearn()
+    import threadpoolctl  # comes with scikit-learn
     from sklearn.exceptions import ConvergenceWarning
 
     classifier = sklearn.linear_model.LogisticRegression(C=C, max_iter=MAX_ITERATIONS, random_state=0)
-    with warnings.catch_warnings(record=True) as caught:
+    size = features.size * len(np.unique(y))
+    threads = threadpoolctl.threadpool_limits(1 if size <= _ONE_THREAD_UP_TO else None, user_api="blas")
+    with threads, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        # Meant for those who take a regression for a classification; a few pictures of each class are no
+        # mistake.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         classifier.fit(features, y)
     converged = True
     for warning in caught:
         if issubclass(warning.category, ConvergenceWarning):
             converged = False
         else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+            # With a registry of its own, a warning that every fit gives is shown once.
+            place = warning.filename, warning.lineno
+            warnings.warn_explicit(warning.message, warning.category, *place, registry=_warned)
     return classifier, converged
 
 
@@ -414,13 +432,12 @@ class LinearProbeEvaluation(ResultTable):
         true,
         zero_shot,
         files,
-        n_train,
         unknown_labels,
         unreadable,
         source,
         settings,
     ):
-        self.probes = list(probes)
+        self.probes = probes
         self.few_shot = dict(few_shot)
         self.labels = tuple(labels)
         self.true = np.asarray(true)
@@ -469,7 +486,8 @@ class LinearProbeEvaluation(ResultTable):
         return sum(probe.n_fits for probe in self._all())
 
     def _all(self):
-        return [*self.probes, *(probe for probes in self.few_shot.values() for probe in probes)]
+        few = (probes for probes in self.few_shot.values() if probes is not self.probes)
+        return [*self.probes, *(probe for probes in few for probe in probes)]
 
     def _row(self, classifier, right, **more):
         n = len(self.true)

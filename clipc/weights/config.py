@@ -5,7 +5,7 @@ heads nor the activation. These come from the first of:
 
 1. the arguments of `load`,
 2. ``config.json`` (Hugging Face) or ``open_clip_config.json`` (OpenCLIP) beside the weights,
-3. the metadata of the safetensors file, ``activation`` and ``heads``,
+3. the metadata of the safetensors file, ``activation`` and ``heads`` (also ``image_mean``, ``image_std``),
 4. the zoo entry of a named model,
 5. OpenAI's convention: heads 64 wide, QuickGELU.
 
@@ -204,16 +204,10 @@ def build_config(state, *, folder, name, entry=None, activation=None, heads=None
     stored = _from_metadata(state)
     zoo = {}
     if entry is not None:
-        _compare(
-            f"the zoo entry {entry.name}",
-            sizes,
-            {"embed_dim": entry.embed_dim, "image_size": entry.image_size},
-        )
-        zoo = {
-            "vision_heads": entry.vision_heads,
-            "text_heads": entry.text_heads,
-            "activation": entry.activation,
-        }
+        known = {key: value for key, value in entry._asdict().items() if value is not None}
+        sizes_known = {key: known[key] for key in ("embed_dim", "image_size") if key in known}
+        _compare(f"the zoo entry {entry.name}", sizes, sizes_known)
+        zoo = {key: known[key] for key in ("vision_heads", "text_heads", "activation") if key in known}
     candidates = (
         ("argument", {"activation": activation, "vision_heads": asked[0], "text_heads": asked[1]}),
         (described.get("model_file"), described),
@@ -237,7 +231,7 @@ def build_config(state, *, folder, name, entry=None, activation=None, heads=None
         if key in zoo and sources[key] == described.get("model_file") and chosen[key] != zoo[key]:
             warn(
                 f"{entry.name}: {sources[key]} beside the weights says {key} = {chosen[key]}, "
-                f"OpenAI's model has {zoo[key]}; the file's value is used"
+                f"the model of this name has {zoo[key]}; the file's value is used"
             )
     for tower in ("vision", "text"):
         width, count = _attention_width(sizes, tower), chosen[f"{tower}_heads"]
@@ -246,13 +240,20 @@ def build_config(state, *, folder, name, entry=None, activation=None, heads=None
                 f"{tower} heads: {count} (from {sources[f'{tower}_heads']}) does not divide the width {width}"
             )
             raise (ValueError if sources[f"{tower}_heads"] == "argument" else WeightsError)(message)
-    sources["preprocessing"] = described.get("preprocessing_file", "default")
+    zoo_preprocessing = {}
+    if entry is not None and entry.image_mean is not None:
+        zoo_preprocessing = {
+            "image_mean": entry.image_mean, "image_std": entry.image_std, "preprocessing_file": "zoo",
+        }  # fmt: skip
+    candidates = described, stored, zoo_preprocessing
+    preprocessing = next((found for found in candidates if "image_mean" in found), {})
+    sources["preprocessing"] = preprocessing.get("preprocessing_file", "default")
     return ModelConfig(
         name=name,
         **sizes,
         **chosen,
-        image_mean=described.get("image_mean", CLIP_MEAN),
-        image_std=described.get("image_std", CLIP_STD),
+        image_mean=preprocessing.get("image_mean", CLIP_MEAN),
+        image_std=preprocessing.get("image_std", CLIP_STD),
         detector=state.detector,
         sources=sources,
     )
@@ -372,7 +373,7 @@ def _heads_argument(heads):
 
 
 def _from_metadata(state):
-    """`activation` and `heads` ("12" or "12,8") of the safetensors header."""
+    """`activation`, `heads` ("12" or "12,8"), `image_mean` and `image_std` of the safetensors header."""
     found = {}
     activation = state.metadata.get("activation")
     if activation is not None:
@@ -384,6 +385,14 @@ def _from_metadata(state):
             raise WeightsError(f"{state.path}: metadata heads: expected 12 or 12,8, got {heads[:40]!r}")
         found["vision_heads"] = int(match[1])
         found["text_heads"] = int(match[2]) if match[2] else None
+    texts = {key: state.metadata[key] for key in ("image_mean", "image_std") if key in state.metadata}
+    if texts:
+        try:
+            numbers = {key: [float(part) for part in text.split(",")] for key, text in texts.items()}
+        except ValueError:
+            numbers = texts  # to be refused like everything that is not three numbers
+        found |= _mean_std(state.path, numbers, "image_mean", "image_std")
+        found["preprocessing_file"] = "file metadata"
     return found
 
 

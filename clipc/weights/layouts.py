@@ -26,14 +26,14 @@ from typing import NamedTuple
 import numpy as np
 
 from clipc.errors import WeightsError
-from clipc.weights.safetensors_file import FLOAT_DTYPES, NUMPY_DTYPES
+from clipc.weights.tensor_file import FLOAT_DTYPES, NUMPY_DTYPES
 
 WRAPPERS = ("module.", "_orig_mod.", "state_dict.", "model.", "clip_model.", "clip.")
 
 # Kept in files for other programs: sizes that the shapes tell as well, counters, constants.
 IGNORED = re.compile(
-    r"(input_resolution|context_length|vocab_size|(text\.)?attn_mask"
-    r"|(.*\.)?num_batches_tracked|(.*\.)?position_ids)"
+    r"(input_resolution|context_length|vocab_size"
+    r"|(.*\.)?attn_mask|(.*\.)?num_batches_tracked|(.*\.)?position_ids)"
 )
 
 TEXT_NAMES = (
@@ -97,11 +97,12 @@ class WeightState:
 
     Parameters
     ----------
-    source : SafetensorsFile or ShardedSafetensors
+    source : SafetensorsFile, TorchArchive or ShardedWeights
         Closed by `close`.
 
     Attributes
     ----------
+    source : SafetensorsFile, TorchArchive or ShardedWeights
     path : pathlib.Path
     files : list of pathlib.Path
         All files that were opened: `path`, and for a model in several files those that it names.
@@ -122,7 +123,7 @@ class WeightState:
     """
 
     def __init__(self, source):
-        self._source = source
+        self.source = source
         self.path = source.path
         # A model in several files is an index and these.
         self.files = [source.path, *(part.path for part in getattr(source, "_files", {}).values())]
@@ -160,14 +161,14 @@ class WeightState:
             )
         self._used.add(name)
         if len(entry.parts) == 1:
-            out = self._source.read(entry.parts[0])
+            out = self.source.read(entry.parts[0])
         else:
             # Straight into its third of the result: joining arrays would need the memory twice.
             out = np.empty(entry.shape, NUMPY_DTYPES[entry.dtype])
             begin = 0
             for part in entry.parts:
-                rows = self._source.tensors[part].shape[0]
-                self._source.read_into(part, out[begin : begin + rows])
+                rows = self.source.tensors[part].shape[0]
+                self.source.read_into(part, out[begin : begin + rows])
                 begin += rows
         return np.ascontiguousarray(out.T) if entry.transpose else out.reshape(entry.shape)
 
@@ -189,7 +190,7 @@ class WeightState:
 
     def close(self):
         """Close the file; arrays that were read stay valid."""
-        self._source.close()
+        self.source.close()
 
     def __enter__(self):
         return self
@@ -225,7 +226,7 @@ def _translate(source):
 
     Names that fit nowhere keep their own, behind a question mark.
     """
-    names, prefix = _strip_wrappers(list(source.tensors))
+    names, prefix = strip_wrappers(list(source.tensors))
 
     def has(*starts):
         return any(name.startswith(starts) for name in names)
@@ -267,7 +268,7 @@ def _translate(source):
     return layout, detector, entries
 
 
-def _strip_wrappers(names):
+def strip_wrappers(names):
     """Remove the wrappers that all names share; returns (names without them, what was removed)."""
     removed = ""
     while True:

@@ -1,189 +1,214 @@
-"""The models that clipc knows by name, and where their files lie.
+"""The models that clipc knows by name, and the repositories of the Hugging Face hub.
 
-The SHA-256 values and the file names are those of openai/CLIP (clip/clip.py); the repositories are on
-the Hugging Face hub and carry the same weights in float32, as ``open_clip_model.safetensors``. Heads
-and sizes follow openai/CLIP: width/64 in both towers, width*32/64 in the attention pool.
+What is known of each model stands in ``clipc/data/zoo.json``, which also says where that was read.
 """
 
 from __future__ import annotations
 
-import difflib
-import os
-import sys
+import functools
+import re
 from pathlib import Path
 from typing import NamedTuple
 
+from clipc.weights.config import CLIP_MEAN, CLIP_STD
+from clipc.weights.safetensors_file import load_json
+
 EMBEDDED_FILE = Path(__file__).resolve().parents[1] / "data" / "tiny.safetensors"
-HUB_FILE = "open_clip_model.safetensors"
+ZOO_FILE = EMBEDDED_FILE.with_name("zoo.json")
+
+# What functions use when no model is given; see `clipc.model.default_model`.
+DEFAULT_MODEL = "ViT-B/32"
+
+# Of a repository whose content is not known, in the order of preference. OpenCLIP's come first: in the
+# repositories of timm, model.safetensors is the image tower alone.
+HUB_FILES = (
+    "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors",
+    "model.safetensors.index.json", "open_clip_pytorch_model.bin", "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)  # fmt: skip
+HUB_CONFIGURATION = ("config.json", "open_clip_config.json", "preprocessor_config.json")
+
+HUB_PREFIX = "hf-hub:"
+_HUB_NAME = re.compile(
+    r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII
+)
+# Every owner may call himself so, but who writes ViT-B/23 means a model of the zoo.
+_OPENAI_NAME = re.compile(r"(vit-|rn\d)", re.IGNORECASE)
+
+
+class Source(NamedTuple):
+    """One place where the files of a model are.
+
+    Attributes
+    ----------
+    files : tuple of str
+        Names of weight files, the preferred one first; one of them is needed.
+    url : str or None
+        Of the only file, where the place is no repository.
+    repository, revision : str or None
+        On the Hugging Face hub.
+    configuration, optional : tuple of str
+        Files that belong beside the weights: those that must be there, and those that may be.
+    sha256, size : str or None, int or None
+        Of the only file, where they are published.
+    """
+
+    files: tuple[str, ...]
+    url: str | None = None
+    repository: str | None = None
+    revision: str = "main"
+    configuration: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    sha256: str | None = None
+    size: int | None = None
 
 
 class ZooEntry(NamedTuple):
-    """One named model. `archive` and `sha256` are OpenAI's; `repository` is on the Hugging Face hub."""
+    """One model and where it comes from. What is None is not known before its files are there.
+
+    Attributes
+    ----------
+    name, family : str
+    folder : str or None
+        Name of its folder in the cache; None for the embedded model.
+    sources : tuple of Source
+        In the order in which they are tried.
+    embed_dim, image_size, vision_heads, text_heads : int or None
+    activation : str or None
+    image_mean, image_std : tuple of float, or None
+    resize : str or None
+        How a picture becomes a square: "shortest" (and a crop of the middle), "squash", "pad".
+    licence : str or None
+        As the owner of the weights states it.
+    parameters_millions : float or None
+    """
 
     name: str
-    repository: str | None
-    archive: str | None
-    sha256: str
-    embed_dim: int
-    image_size: int
-    vision_heads: int
-    text_heads: int
-    activation: str = "quick_gelu"
+    family: str
+    folder: str | None
+    sources: tuple[Source, ...]
+    embed_dim: int | None = None
+    image_size: int | None = None
+    vision_heads: int | None = None
+    text_heads: int | None = None
+    activation: str | None = None
+    image_mean: tuple[float, float, float] | None = None
+    image_std: tuple[float, float, float] | None = None
+    resize: str | None = None
+    licence: str | None = None
+    parameters_millions: float | None = None
+
+    @property
+    def embedded(self):
+        """Whether the model is a part of clipc."""
+        return self.folder is None
+
+    @property
+    def repository(self):
+        """Its repository on the Hugging Face hub, or None."""
+        return next((source.repository for source in self.sources if source.repository), None)
+
+    @property
+    def size(self):
+        """Bytes of the file that is tried first, or None."""
+        return EMBEDDED_FILE.stat().st_size if self.embedded else self.sources[0].size
+
+    @property
+    def files(self):
+        """Names of all weight files that its sources may have."""
+        return tuple(dict.fromkeys(name for source in self.sources for name in source.files))
 
 
-ZOO = {
-    entry.name: entry
-    for entry in (
-        ZooEntry("RN50", "timm/resnet50_clip.openai", "RN50.pt",
-                 "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762", 1024, 224, 32, 8),
-        ZooEntry("RN101", "timm/resnet101_clip.openai", "RN101.pt",
-                 "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599", 512, 224, 32, 8),
-        ZooEntry("RN50x4", "timm/resnet50x4_clip.openai", "RN50x4.pt",
-                 "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd", 640, 288, 40, 10),
-        ZooEntry("RN50x16", "timm/resnet50x16_clip.openai", "RN50x16.pt",
-                 "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa", 768, 384, 48, 12),
-        ZooEntry("RN50x64", "timm/resnet50x64_clip.openai", "RN50x64.pt",
-                 "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c", 1024, 448, 64, 16),
-        ZooEntry("ViT-B/32", "timm/vit_base_patch32_clip_224.openai", "ViT-B-32.pt",
-                 "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af", 512, 224, 12, 8),
-        ZooEntry("ViT-B/16", "timm/vit_base_patch16_clip_224.openai", "ViT-B-16.pt",
-                 "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f", 512, 224, 12, 8),
-        ZooEntry("ViT-L/14", "timm/vit_large_patch14_clip_224.openai", "ViT-L-14.pt",
-                 "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836", 768, 224, 16, 12),
-        ZooEntry("ViT-L/14@336px", "timm/vit_large_patch14_clip_336.openai", "ViT-L-14-336px.pt",
-                 "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02", 768, 336, 16, 12),
-        ZooEntry("tiny", None, None,
-                 "079ea4c4cf52e35fe89dafdccbfba3e4e6f1413c923e09b8b5a70c0bab77f49d", 256, 64, 16, 2),
+@functools.lru_cache(maxsize=1)
+def named_models():
+    """The models of the zoo: name to `ZooEntry`. Read when first asked for."""
+    return {row["name"]: _entry(row) for row in load_json(ZOO_FILE)["models"]}
+
+
+def _entry(row):
+    row = dict(row)
+    mean, std = row.pop("mean"), row.pop("std")
+    return ZooEntry(
+        sources=tuple(_source(source) for source in row.pop("sources")),
+        image_mean=CLIP_MEAN if mean == "clip" else tuple(mean),
+        image_std=CLIP_STD if std == "clip" else tuple(std),
+        **row,
     )
-}  # fmt: skip
+
+
+def _source(row):
+    if "embedded" in row:
+        return Source((row["embedded"],), sha256=row["sha256"])
+    if "url" in row:
+        return Source((row["file"],), url=row["url"], sha256=row["sha256"], size=row["bytes"])
+    files = tuple(row["files"])
+    return Source(files, repository=row["repository"], configuration=tuple(row.get("configuration", ())))
 
 
 def available_models():
-    """Names that `resolve` knows: OpenAI's nine models and the embedded one.
+    """Names that `load` knows: OpenAI's nine models, the embedded one, and the rest of the zoo.
+
+    Beside these, `load` takes ``owner/name`` for any repository of the Hugging Face hub that holds a CLIP
+    model in a layout that clipc reads.
 
     Returns
     -------
     list of str
     """
-    return list(ZOO)
+    return list(named_models())
 
 
-def cache_folder(cache_dir=None):
-    """The folder that holds downloaded models.
-
-    Parameters
-    ----------
-    cache_dir : str or os.PathLike, optional
-        Taken as it is. Else ``CLIPC_CACHE``, else ``clipc`` in the user's cache folder of the platform.
-
-    Returns
-    -------
-    pathlib.Path
-        It need not exist.
-    """
-    chosen = cache_dir if cache_dir is not None else os.environ.get("CLIPC_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path("~/Library/Caches/clipc").expanduser()
-    # The XDG specification says that a relative value is to be ignored.
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()) / "clipc"
-
-
-def resolve(name_or_path, cache_dir=None):
-    """Turn a path or the name of a model into a path.
-
-    A path that exists wins over a name.
+def find_model(name):
+    """The model of this name: of the zoo, or a repository of the hub as ``owner/name``.
 
     Parameters
     ----------
-    name_or_path : str or os.PathLike
-    cache_dir : str or os.PathLike, optional
-        See `cache_folder`.
+    name : str
+        ``hf-hub:owner/name`` is a repository without doubt; ``@revision`` may follow.
 
     Returns
     -------
-    path : pathlib.Path
-    entry : ZooEntry or None
-        None if a path was given.
+    ZooEntry
 
     Raises
     ------
-    FileNotFoundError
-        A path that does not exist, or a model that is not in the cache.
     ValueError
         An unknown name; the message holds similar ones.
     """
-    text = os.fspath(name_or_path)
-    if not isinstance(text, str):
-        raise TypeError(f"expected the name or the path of a model as text, got {type(text).__name__}")
-    if not text:
-        raise ValueError("expected the name or the path of a model, got an empty text")
-    path = Path(os.path.expanduser(text))  # leaves the name of an unknown user alone
-    if path.exists():
-        return path, None
-    entry = ZOO.get(text)
-    if entry is None:
-        if _looks_like_path(name_or_path, text):
-            raise FileNotFoundError(f"no such file or folder: {text}")
-        folded = {name.lower(): name for name in ZOO}
-        close = [folded[match] for match in difflib.get_close_matches(text.lower(), folded, n=3, cutoff=0.5)]
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise ValueError(
-            f"unknown model {text!r}: {hint}known are {', '.join(ZOO)}, or give a path that exists"
-        )
-    cached = cached_weights(entry, cache_dir)
-    return cached or fetch(entry, cached_model_folder(entry, cache_dir)), entry
+    zoo = named_models()
+    if name in zoo:
+        return zoo[name]
+    sure = name.startswith(HUB_PREFIX)
+    match = _HUB_NAME.fullmatch(name.removeprefix(HUB_PREFIX))
+    if match and ".." not in name and (sure or not _OPENAI_NAME.match(name)):
+        repository, revision = match["repository"], match["revision"] or "main"
+        for entry in zoo.values():
+            if entry.repository == repository and revision == "main":
+                return entry
+        return _hub_entry(repository, revision)
+    if sure:
+        raise ValueError(f"expected {HUB_PREFIX}owner/name or {HUB_PREFIX}owner/name@revision, got {name!r}")
+    import difflib
 
-
-def cached_weights(entry, cache_dir=None):
-    """The weight file of a named model if it is on this computer, else None.
-
-    Parameters
-    ----------
-    entry : ZooEntry
-    cache_dir : str or os.PathLike, optional
-        See `cache_folder`.
-
-    Returns
-    -------
-    pathlib.Path or None
-    """
-    if entry.name == "tiny":
-        return EMBEDDED_FILE
-    folder = cached_model_folder(entry, cache_dir)
-    candidates = (folder / HUB_FILE, folder / "model.safetensors")
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def cached_model_folder(entry, cache_dir=None):
-    """The folder of one model in the cache: a name of its own, so that its config files lie beside it."""
-    return cache_folder(cache_dir) / entry.repository.rpartition("/")[2]
-
-
-def fetch(entry, folder):
-    """Bring a model into the cache. The place for downloads: this version only says what to do by hand.
-
-    Parameters
-    ----------
-    entry : ZooEntry
-    folder : pathlib.Path
-        Where ``open_clip_model.safetensors`` and ``open_clip_config.json`` belong.
-
-    Returns
-    -------
-    pathlib.Path
-        Of the weight file.
-    """
-    raise FileNotFoundError(
-        f"{entry.name} is not in the cache, and downloading comes in a later version of clipc. Put "
-        f"{HUB_FILE} from https://huggingface.co/{entry.repository} into {folder}"
+    folded = {known.lower(): known for known in zoo}
+    close = [folded[found] for found in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)]
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    raise ValueError(
+        f"unknown model {name!r}: {hint}known are {', '.join(zoo)}; or give a path that exists, or "
+        "owner/name of a repository of the Hugging Face hub"
     )
 
 
-def _looks_like_path(given, text):
-    """Whether a name that is not in the zoo was meant as a path."""
-    if not isinstance(given, str) or text.startswith(("/", "./", "../", "~")) or "\\" in text:
-        return True
-    return Path(text).suffix in (".safetensors", ".json", ".pt", ".pth", ".bin") or text.endswith("/")
+def _hub_entry(repository, revision):
+    name, folder = repository, repository.replace("/", "--")
+    if revision != "main":
+        name, folder = f"{name}@{revision}", f"{folder}@{revision.replace('/', '--')}"
+    source = Source(HUB_FILES, repository=repository, revision=revision, optional=HUB_CONFIGURATION)
+    return ZooEntry(name, "hub", folder, (source,))
+
+
+def hub_model_of_folder(folder):
+    """The repository that a folder of the cache belongs to, as `find_model` takes it; None if to none."""
+    repository, _, revision = folder.partition("@")
+    name = repository.replace("--", "/", 1) + (f"@{revision.replace('--', '/')}" if revision else "")
+    return name if "--" in repository and _HUB_NAME.fullmatch(name) else None
