@@ -21,8 +21,9 @@ from clipc.errors import ClipcWarning, ImageError
 from clipc.evaluate import CONDITIONS, PROMPTS, Condition, zero_shot
 from clipc.evaluate.accuracy import Answers
 from clipc.evaluate.pictures import cosines
-from clipc.evaluate.statistics import holm, mcnemar, paired_interval, wilson
+from clipc.evaluate.statistics import mcnemar, paired_interval, wilson
 from clipc.labelled_images import read_labelled_images
+from clipc.statistics import holm
 
 # What tiny's README gives for these pictures and prompts: top-1 and top-5 in percent.
 PUBLISHED = {
@@ -195,7 +196,7 @@ def test_paired_interval_holds_the_true_difference_in_95_of_100():
 
 
 def test_holm():
-    assert holm([]) == []
+    assert len(holm([])) == 0
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
 
 

@@ -271,7 +271,7 @@ def test_fork_while_others_compute(n_threads):
     with ThreadPoolExecutor(4) as executor:
         futures = [executor.submit(compute, name) for name in names] + [executor.submit(change)]
         try:
-            for _ in range(40):
+            for _ in range(20):
                 run_forked(check_layers, expected)
         finally:
             stop.set()

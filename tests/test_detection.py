@@ -1111,6 +1111,7 @@ def test_a_huge_picture_needs_little_memory(method, most, shape):
     assert grown < most
 
 
+@pytest.mark.full
 @pytest.mark.memory
 def test_memory_does_not_grow(tiny, vit, cat):
     """112 calls of everything; the first ones fill caches."""

@@ -411,6 +411,7 @@ def test_heat_map_is_an_array(tiny, cat):
 # ---- memory, threads, interruption -----------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.memory
 def test_memory_does_not_grow(tiny, vit, cat):
     """1,000 calls of everything that is quick; the first hundred fill caches."""

@@ -114,6 +114,7 @@ def test_every_tensor_is_felt(name, seed, random_model, photos):
     assert least[key] > 4e-5
 
 
+@pytest.mark.full
 @small
 def test_weights_depend_on_the_seed_alone(name, seed, random_model):
     spec, first, _ = random_model(name, seed)

@@ -123,6 +123,7 @@ def test_tiny_agrees_with_openai(oracles, photos):
     )
 
 
+@pytest.mark.full
 def test_tiny_classifies_photographs_as_openai_does(oracles, clip_data):
     """Top-1 of 1,000 photographs in 200 classes: the same as OpenAI's code with Pillow's preprocessing."""
     import csv

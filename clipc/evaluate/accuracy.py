@@ -21,7 +21,8 @@ from clipc.as_function import resolve_model
 from clipc.evaluate.conditions import CONDITIONS, ORIGINAL, as_conditions
 from clipc.evaluate.pictures import cosines, encode, read_pictures
 from clipc.evaluate.results import ResultTable, axes, p_text, plain, settings_text
-from clipc.evaluate.statistics import holm, mcnemar, paired_interval, wilson
+from clipc.evaluate.statistics import mcnemar, paired_interval, wilson
+from clipc.statistics import holm
 from clipc.tables import count, percent, percent_range
 from clipc.vectors import softmax
 
@@ -364,7 +365,7 @@ class ZeroShotEvaluation(ResultTable):
             the two gets right. Those are None in the first row.
         """
         compared = [row["p"] for row in self._rows if row["p"] is not None]
-        adjusted = iter(holm(compared))
+        adjusted = iter(holm(compared).tolist())
         return [{**row, "p_holm": None if row["p"] is None else next(adjusted)} for row in self._rows]
 
     def row(self, prompts=None, condition=None):

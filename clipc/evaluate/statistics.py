@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from clipc.statistics import wilson_interval
+
 # Of every interval that the evaluations print.
 CONFIDENCE = 0.95
 
@@ -22,7 +24,7 @@ def _import(module):
 
 
 def wilson(count, n):
-    """Wilson's 95 % interval of a share (Wilson 1927), by statsmodels.
+    """Wilson's 95 % interval of a share; see `clipc.statistics.wilson_interval`.
 
     Parameters
     ----------
@@ -40,10 +42,9 @@ def wilson(count, n):
         return math.nan, math.nan
     # Sums of shares, such as thirds, may pass n by the last bit.
     count = min(max(float(count), 0.0), float(n))
-    proportion = _import("statsmodels.stats.proportion")
-    low, high = proportion.proportion_confint(count, n, alpha=1 - CONFIDENCE, method="wilson")
-    # At 0 and 1 the ends miss the share by rounding errors.
-    return min(float(low), count / n), max(float(high), count / n)
+    _import("statsmodels.stats.proportion")
+    low, high = wilson_interval(count, n, CONFIDENCE)
+    return float(low), float(high)
 
 
 def mcnemar(first, second):
@@ -96,14 +97,6 @@ def paired_interval(only_first, only_second, n):
     middle = (c - b) / total
     width = stats.norm.ppf((1 + CONFIDENCE) / 2) * math.sqrt((b + c) - (c - b) ** 2 / total) / total
     return max(-1.0, middle - width), min(1.0, middle + width)
-
-
-def holm(p_values):
-    """Holm's adjusted p-values (Holm 1979), by statsmodels; an empty list gives an empty list."""
-    if not len(p_values):
-        return []
-    multitest = _import("statsmodels.stats.multitest")
-    return [float(p) for p in multitest.multipletests(p_values, method="holm")[1]]
 
 
 def bootstrap_share_interval(values, groups, *, samples=2000, seed=0):
