@@ -102,7 +102,12 @@ def composed(photographs):
 # What was measured when this was written (see docs/detection.md), less a margin for other processors.
 # "windows" costs most by far, so it sees half of the pictures.
 @pytest.mark.parametrize(
-    ("method", "count", "share"), [("windows", 10, 0.6), ("dense", 20, 0.2), ("proposals", 20, 0.3)]
+    ("method", "count", "share"),
+    [
+        pytest.param("windows", 10, 0.6, marks=pytest.mark.full),
+        ("dense", 20, 0.2),
+        ("proposals", 20, 0.3),
+    ],
 )
 def test_finds_what_was_pasted(tiny, composed, method, count, share):
     found = centre = 0

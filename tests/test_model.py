@@ -447,6 +447,7 @@ def test_ctrl_c_stops_a_long_batch():
     assert "KeyboardInterrupt" in err and "finished" not in out
 
 
+@pytest.mark.full
 @pytest.mark.memory
 def test_no_memory_is_kept_by_calls(tiny, pixels):
     resource = pytest.importorskip("resource")

@@ -61,6 +61,7 @@ def test_features_of_full_models_carry_signal(name, seed, random_model, photos):
     check_signal(model, photos(2, spec.image_size, seed=7))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("eos", [2, 49407])
 @pytest.mark.parametrize("name", [name for name in SMALL if SMALL[name].is_vit])
 def test_transformers_agrees(name, eos, random_model, photos, tmp_path):
@@ -76,6 +77,7 @@ def test_transformers_agrees(name, eos, random_model, photos, tmp_path):
     check_parity(hf.transformers_text_features(other, tokens).unit, texts.unit, 1e-5, f"{name} texts")
 
 
+@pytest.mark.full
 def test_transformers_loads_a_rounded_file(random_model, photos, tmp_path):
     require("transformers")
     from oracles import transformers_reference as hf
