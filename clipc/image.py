@@ -8,17 +8,19 @@ blended), palettes are expanded, of 16 bits the high byte is taken, CMYK is conv
 original CLIP code converts after resizing, which differs for palette images and images with alpha only.
 """
 
+import contextlib
 import errno
 import io
 import operator
 import os
 import re
 import sys
+import threading
 from typing import NamedTuple
 
 import numpy as np
 
-from . import _core
+from . import _core, parallel
 from .errors import ImageError, warn
 from .progress import progress_bar
 
@@ -155,7 +157,8 @@ def preprocess(images, size, mean, std, *, exif=False, first_index=0, change=Non
         Position of the first image in the list that the caller knows, for messages.
     change : callable, optional
         What is done to each picture after it is resized and cropped, and before it is normalised: a function
-        from uint8 (R, R, 3) to the same. Not for an array that is preprocessed already.
+        from uint8 (R, R, 3) to the same, which several threads may call at once. Not for an array that is
+        preprocessed already.
 
     Returns
     -------
@@ -175,21 +178,69 @@ def preprocess(images, size, mean, std, *, exif=False, first_index=0, change=Non
         if change is not None:
             raise ValueError("images: an array that is preprocessed cannot be changed; pass the images")
         return check_preprocessed(images, size)
-    mean, std = _three_floats("mean", mean), _three_floats("std", std)
     single = not isinstance(images, (list, tuple))
     if not single and not images:
         raise ValueError(f"images: expected at least one image, got an empty {type(images).__name__}")
     items = [images] if single else images
-    # Here and not earlier: the first image tells a mistake before memory for all of them is taken.
-    result = None
-    for index, image in enumerate(items):
-        rgb = to_rgb(image, exif=exif, index=None if single else first_index + index)
-        if result is None:
-            result = np.empty((len(items), 3, size, size), np.float32)
-        if change is not None:
-            rgb = _changed(rgb, size, change)  # which resizing and cropping below leave as it is
-        _core.preprocess(rgb, size, mean, std, out=result[index])
+    labels = [label_of(item, None if single else n) for n, item in enumerate(items, first_index)]
+    changes = None if change is None else [change] * len(items)
+    result, outcomes = preprocess_each(
+        items, labels, size, mean, std, exif=exif, changes=changes, until_error=True
+    )
+    for outcome in outcomes:
+        outcome.get()
     return result
+
+
+def preprocess_each(
+    items, labels, size, mean, std, *, exif=False, changes=None, out=None, until_error=False
+):
+    """What `preprocess` makes of several images, and for each whether it succeeded.
+
+    Images are read, decoded and resized in as many threads as `clipc.get_num_threads` says; each holds the
+    file and the pixels of one image.
+
+    Parameters
+    ----------
+    items : sequence of images
+        Kinds as for `to_rgb`.
+    labels : sequence of str
+        How messages call them.
+    size, mean, std, exif
+        As for `preprocess`.
+    changes : sequence of callables, optional
+        The `change` of each image.
+    out : float32 array (N, 3, R, R), optional
+        Where the result goes.
+    until_error : bool
+        Begin with no further image when one has failed.
+
+    Returns
+    -------
+    pixels : float32 array (N, 3, R, R)
+        `out`, or a new array. Rows of images that failed hold anything. None if no image could be decoded.
+    outcomes : list of clipc.parallel.Outcome
+        ``get()`` of each, in order, gives the warnings that the image led to and raises its error, as
+        `to_rgb`. With `until_error` up to the first that failed.
+    """
+    mean, std = _three_floats("mean", mean), _three_floats("std", std)
+    allocating, pillow = threading.Lock(), threading.Lock()
+
+    def prepare(n):
+        nonlocal out
+        # PIL images may share a file that they are loaded from as they are used, and one may be there twice.
+        with pillow if is_pil(items[n]) else contextlib.nullcontext():
+            rgb = to_rgb(items[n], exif=exif, label=labels[n], index=n)
+        with allocating:
+            # Here and not earlier: the first image tells a mistake before memory for all of them is taken.
+            if out is None:
+                out = np.empty((len(items), 3, size, size), np.float32)
+        if changes is not None:
+            rgb = _changed(rgb, size, changes[n])  # which resizing and cropping below leave as it is
+        _core.preprocess(rgb, size, mean, std, out=out[n])
+
+    outcomes = parallel.run(prepare, len(items), until_error=until_error)
+    return out, outcomes
 
 
 def _changed(rgb, size, change):
@@ -463,7 +514,11 @@ def _open_with_pillow(data, limit, label):
     from PIL import Image, UnidentifiedImageError
 
     try:
-        image = Image.open(io.BytesIO(data))
+        try:
+            image = Image.open(io.BytesIO(data))
+        except UnidentifiedImageError:
+            # Another thread may just have been loading Pillow's plugins; now all of them are there.
+            image = Image.open(io.BytesIO(data))
     except MemoryError:
         raise
     except UnidentifiedImageError:
@@ -544,16 +599,21 @@ def _pil_orientation(image):
 
 
 def _upright(rgb, orientation, exif, label):
-    global _orientation_warning_given
     turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     if turn is None:
         return rgb
     if exif:
         return np.ascontiguousarray(turn(rgb))
+    # Which image of a list is the first is known when those before it are done.
+    parallel.in_order(_warn_of_orientation, orientation, label)
+    return rgb
+
+
+def _warn_of_orientation(orientation, label):
+    global _orientation_warning_given
     if not _orientation_warning_given:
         _orientation_warning_given = True
         warn(
             f"{label}: its Exif orientation is {orientation}, so it is used rotated or mirrored, as the "
             "original CLIP code does; exif=True turns it upright (this is said once)"
         )
-    return rgb
