@@ -39,7 +39,7 @@ class ClipcWarning(UserWarning):
 def warn(message):
     """Give a `ClipcWarning` that points to the line outside clipc that led to it.
 
-    In a task of `clipc.parallel` it is put off, for filters of warnings are those of the caller, and its line.
+    In a task of `clipc.parallel` it is put off: line and filters are those of the caller.
     """
     in_order(_warn, message)
 

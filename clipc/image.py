@@ -157,8 +157,7 @@ def preprocess(images, size, mean, std, *, exif=False, first_index=0, change=Non
         Position of the first image in the list that the caller knows, for messages.
     change : callable, optional
         What is done to each picture after it is resized and cropped, and before it is normalised: a function
-        from uint8 (R, R, 3) to the same, which several threads may call at once. Not for an array that is
-        preprocessed already.
+        from uint8 (R, R, 3) to the same. Not for an array that is preprocessed already.
 
     Returns
     -------
@@ -209,7 +208,7 @@ def preprocess_each(
     size, mean, std, exif
         As for `preprocess`.
     changes : sequence of callables, optional
-        The `change` of each image.
+        The `change` of each image; they are called in the caller's thread, by ``get()`` of the outcome.
     out : float32 array (N, 3, R, R), optional
         Where the result goes.
     until_error : bool
@@ -224,27 +223,41 @@ def preprocess_each(
         `to_rgb`. With `until_error` up to the first that failed.
     """
     mean, std = _three_floats("mean", mean), _three_floats("std", std)
-    allocating, pillow = threading.Lock(), threading.Lock()
+    allocating, pillow = threading.Lock(), lock_for_pillow()
 
     def prepare(n):
         nonlocal out
-        # PIL images may share a file that they are loaded from as they are used, and one may be there twice.
-        with pillow if is_pil(items[n]) else contextlib.nullcontext():
+        with pillow(items[n]):
             rgb = to_rgb(items[n], exif=exif, label=labels[n], index=n)
         with allocating:
             # Here and not earlier: the first image tells a mistake before memory for all of them is taken.
             if out is None:
                 out = np.empty((len(items), 3, size, size), np.float32)
-        if changes is not None:
-            rgb = _changed(rgb, size, changes[n])  # which resizing and cropping below leave as it is
-        _core.preprocess(rgb, size, mean, std, out=out[n])
+        if changes is None:
+            _core.preprocess(rgb, size, mean, std, out=out[n])
+        else:
+            parallel.in_order(finish, n, _core.resize_crop(rgb, size))
+
+    def finish(n, square):
+        # Its size stays.
+        _core.preprocess(_changed(square, size, changes[n]), size, mean, std, out=out[n])
 
     outcomes = parallel.run(prepare, len(items), until_error=until_error)
     return out, outcomes
 
 
-def _changed(rgb, size, change):
-    picture = np.asarray(change(_core.resize_crop(rgb, size)))
+def lock_for_pillow():
+    """A function from an image to the context in which one of several threads may look at it.
+
+    One thread at a time for PIL images: they load their pixels when they are used, perhaps from a file that
+    they share, and the same image may be in a list twice.
+    """
+    lock = threading.Lock()
+    return lambda image: lock if is_pil(image) else contextlib.nullcontext()
+
+
+def _changed(square, size, change):
+    picture = np.asarray(change(square))
     if picture.dtype != np.uint8 or picture.shape != (size, size, 3):
         raise ValueError(
             f"change: expected it to give uint8 of shape ({size}, {size}, 3), got {picture.dtype} of shape "
@@ -396,9 +409,9 @@ def label_of(image, index):
 
 def is_pil(image):
     """Whether an image is one of Pillow's."""
-    # Whoever has a PIL image has imported PIL.
-    module = sys.modules.get("PIL.Image")
-    return module is not None and isinstance(image, module.Image)
+    # Whoever has a PIL image has imported PIL; another thread may be just about to.
+    kind = getattr(sys.modules.get("PIL.Image"), "Image", None)
+    return kind is not None and isinstance(image, kind)
 
 
 def is_preprocessed(images):

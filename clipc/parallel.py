@@ -33,7 +33,7 @@ class Outcome:
         self._calls = calls
 
     def get(self):
-        """The value, or the error is raised; before that what the task put off by `in_order` is done. Once."""
+        """Do what the task put off by `in_order`, then give the value or raise the error. Once."""
         calls, self._calls = self._calls, ()
         for function, arguments in calls:
             function(*arguments)
