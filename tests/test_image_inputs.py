@@ -12,7 +12,7 @@ import image_files
 import numpy as np
 import pytest
 from image_files import encode, pillow_rgb, smooth_picture
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 import clipc.image
 from clipc import _core
@@ -411,7 +411,7 @@ def test_the_first_unreadable_image_is_named(use_threads, threads, tmp_path):
 @pytest.mark.parametrize("threads", [1, 8])
 def test_orientation_warning_of_a_list(use_threads, threads, fresh_orientation_warning):
     use_threads(threads)
-    slow = with_orientation("PNG", 3, smooth_picture(400, 500))
+    slow = with_orientation("PNG", 3, smooth_picture(1200, 1500))
     quick = with_orientation("JPEG", 6)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -474,6 +474,18 @@ def test_pillow_is_loaded_by_several_threads(tmp_path):
     )
     for _ in range(3):
         subprocess.run([sys.executable, "-c", program, *names], check=True, env=os.environ)
+
+
+def test_plugins_that_another_thread_was_loading(monkeypatch):
+    """Pillow does not try its plugins again that were loaded after it had begun to look."""
+    data, opened = encode(PICTURE, "TIFF"), Image.open
+
+    def not_yet(*arguments):
+        monkeypatch.setattr(Image, "open", opened)
+        raise UnidentifiedImageError
+
+    monkeypatch.setattr(Image, "open", not_yet)
+    assert np.array_equal(to_rgb(data), PICTURE)
 
 
 # ---- imports ----

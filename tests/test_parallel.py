@@ -2,6 +2,7 @@
 
 import contextvars
 import threading
+import time
 
 import pytest
 
@@ -75,19 +76,24 @@ def test_errors_are_outcomes(n_threads):
             assert outcome.get() == n
 
 
-def test_until_the_first_error(use_threads):
-    """Later tasks that fail first do not hide it, and no task begins that would not have its turn."""
+@pytest.mark.parametrize("earliest", [2, 3])
+def test_until_the_first_error(use_threads, earliest):
+    """Whether task 2 fails before task 3 or after it, and no task begins that would not have its turn."""
     use_threads(4)
-    begun, late = [], threading.Event()
+    begun, failed = [], threading.Event()
+    both = all_at_once(2)
 
     def task(n):
         begun.append(n)
         if n < 2:
             return n
-        if n == 2:
-            late.wait(60)
+        if n in (2, 3):
+            both(n)
+        if n == earliest:
+            failed.set()
         else:
-            late.set()
+            failed.wait(60)
+            time.sleep(0.05)
         raise ValueError(n)
 
     outcomes = parallel.run(task, 1000, until_error=True)
