@@ -9,6 +9,8 @@ import os
 import sys
 import warnings
 
+from .parallel import in_order
+
 
 class ClipcError(Exception):
     """Base class of the exceptions that clipc defines."""
@@ -35,7 +37,14 @@ class ClipcWarning(UserWarning):
 
 
 def warn(message):
-    """Give a `ClipcWarning` that points to the line outside clipc that led to it."""
+    """Give a `ClipcWarning` that points to the line outside clipc that led to it.
+
+    In a task of `clipc.parallel` it is put off: line and filters are those of the caller.
+    """
+    in_order(_warn, message)
+
+
+def _warn(message):
     folder = os.path.dirname(__file__)
     level, frame = 1, sys._getframe()
     while frame is not None and os.path.dirname(frame.f_code.co_filename).startswith(folder):

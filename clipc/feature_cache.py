@@ -26,11 +26,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipc import image, weights
+from clipc import image, parallel, weights
 from clipc.arguments import whole_number
 from clipc.errors import ImageError, warn
 from clipc.labelled_images import LabelledImages
-from clipc.model import DEFAULT_BATCH_SIZE
+from clipc.model import DEFAULT_BATCH_SIZE, get_num_threads
 from clipc.progress import progress_bar
 from clipc.tables import count
 from clipc.weights.layouts import file_stamp
@@ -41,6 +41,10 @@ except ImportError:  # a Python that was built without it
     sqlite3 = None
 
 FOLDER = "features"
+
+# Pictures whose files are held at the same time, for each thread: enough that threads seldom wait for each
+# other.
+PICTURES_PER_THREAD = 4
 
 # Seconds that one process waits for another that is just writing; a batch is written in milliseconds.
 LOCK_TIMEOUT = 10.0
@@ -145,15 +149,21 @@ def encode_files(
         if not skip_unreadable:
             _refuse_missing(items)
         kept, unreadable = [], []
-        for position, item in enumerate(items):
-            try:
-                encoder.add(item, position if has_positions else None)
-                kept.append(position)
-            except _Unreadable as error:
-                if not skip_unreadable:
+        position = 0
+        while position < len(items):
+            taken = items[position : position + encoder.room()]
+            labels = [
+                image.label_of(item, n if has_positions else None) for n, item in enumerate(taken, position)
+            ]
+            for error in encoder.add(taken, labels):
+                if error is None:
+                    kept.append(position)
+                elif skip_unreadable:
+                    encoder.skip()
+                    unreadable.append((names[position], error.reason))
+                else:
                     raise error.with_advice() from error.cause
-                encoder.skip()
-                unreadable.append((names[position], error.reason))
+                position += 1
         features = encoder.finish()
     _report_unreadable(unreadable, len(items))
     return EncodedImages(features, np.array(kept, np.int64), unreadable, encoder.n_cached)
@@ -300,10 +310,10 @@ class _Unreadable(Exception):
 
 
 class _Encoder:
-    """Takes pictures one by one, encodes them in batches, and each content once.
+    """Takes pictures, a few at a time, encodes them in batches, and each content once.
 
-    What is waiting to be encoded is held as the model's input, so memory does not depend on how large the
-    pictures are.
+    What is waiting to be encoded is held as the model's input, so memory depends on how large pictures are
+    for those few alone. Which pictures share a batch depends on their order alone.
     """
 
     def __init__(self, model, store, condition, exif, batch_size, bar):
@@ -323,11 +333,27 @@ class _Encoder:
         self.waiting = []  # content and place in `rows` of what is in `pixels`
         self.pixels = np.empty((batch_size, 3, config.image_size, config.image_size), np.float32)
 
-    def add(self, item, index):
-        """Take a picture; raises `_Unreadable`."""
-        slot = self._slot(item, image.label_of(item, index))
-        self.n_cached += self.cached[slot]
-        self.slots.append(slot)
+    def room(self):
+        """How many pictures can be taken together."""
+        return min(len(self.pixels) - len(self.waiting), PICTURES_PER_THREAD * get_num_threads())
+
+    def add(self, items, labels):
+        """Take up to `room` pictures; yields for each, in order, None, or the `_Unreadable` it is.
+
+        All are read, then those whose features are not known are decoded, and then they are taken in order.
+        """
+        pictures = [_Picture(item, label) for item, label in zip(items, labels)]
+        self._read(pictures)
+        self._decode(pictures)
+        for picture in pictures:
+            try:
+                slot = self._slot(picture)
+            except _Unreadable as error:
+                yield error
+                continue
+            self.n_cached += self.cached[slot]
+            self.slots.append(slot)
+            yield None
         if len(self.waiting) == len(self.pixels):
             self._encode()
 
@@ -342,57 +368,89 @@ class _Encoder:
             return np.empty((0, self.model.embed_dim), np.float32)
         return np.stack(self.rows)[self.slots]
 
-    def _slot(self, item, label):
-        """The place in `rows` of a picture."""
-        if not _is_path(item):
-            return self._take(item, label)
-        path = os.fsdecode(item)
-        outcome = self.outcome_of_path.get(path)
+    def _read(self, pictures):
+        paths, new = set(), []
+        for picture in pictures:
+            if picture.path is None or not (picture.path in paths or picture.path in self.outcome_of_path):
+                paths.add(picture.path)
+                new.append(picture)
+        pillow = image.lock_for_pillow()
+
+        def read(n):
+            with pillow(new[n].item):
+                return _content(new[n].item, new[n].label, self.exif)
+
+        for picture, outcome in zip(new, parallel.run(read, len(new))):
+            picture.reading = outcome
+
+    def _decode(self, pictures):
+        new = []
+        for picture in pictures:
+            if picture.reading is None or picture.reading.error is not None:
+                continue
+            content, _ = picture.reading.value
+            if content not in self.slot_of_content:
+                picture.row = self.store.get(content)
+                if picture.row is None:
+                    picture.place = len(self.waiting) + len(new)
+                    new.append(picture)
+        if not new:
+            return
+        config = self.model.config
+        _, outcomes = image.preprocess_each(
+            [picture.reading.value[1] for picture in new],
+            [picture.label for picture in new],
+            config.image_size,
+            config.image_mean,
+            config.image_std,
+            exif=self.exif,
+            changes=None if self.condition is None else [picture.change(self.condition) for picture in new],
+            out=self.pixels[len(self.waiting) :],
+        )
+        for picture, outcome in zip(new, outcomes):
+            picture.decoding = outcome
+
+    def _slot(self, picture):
+        """The place in `rows` of a picture; raises `_Unreadable`."""
+        outcome = self.outcome_of_path.get(picture.path)
         if outcome is None:
             try:
-                outcome = self._take(item, label)
+                outcome = self._take(picture)
             except _Unreadable as error:
-                self.outcome_of_path[path] = error.reason
+                if picture.path is not None:
+                    self.outcome_of_path[picture.path] = error.reason
                 raise
-            self.outcome_of_path[path] = outcome
+            if picture.path is not None:
+                self.outcome_of_path[picture.path] = outcome
             return outcome
         if isinstance(outcome, str):
             raise _Unreadable(ImageError(outcome))
         self.bar.update(1)
         return outcome
 
-    def _take(self, item, label):
-        """The place in `rows` of a picture that has not been read yet."""
-        with _unreadable_where(label, item):
-            content, data = _content(item, label, self.exif)
+    def _take(self, picture):
+        """The place in `rows` of a picture that has just been read."""
+        with _unreadable_where(picture):
+            content, _ = picture.reading.get()
         slot = self.slot_of_content.get(content)
         if slot is not None:
             self.bar.update(1)
             return slot
-        row = self.store.get(content)
         slot = len(self.rows)
-        if row is None:
-            with _unreadable_where(label, item):
-                rgb = image.to_rgb(data, exif=self.exif, label=label)
-            self._preprocess(rgb, content)
+        if picture.row is None:
+            # What fails when the picture is decoded, a condition perhaps, is not its fault.
+            is_decoded = picture.decoding.error is None
+            with contextlib.nullcontext() if is_decoded else _unreadable_where(picture):
+                picture.decoding.get()
+            if picture.place > len(self.waiting):  # one before it is not there
+                self.pixels[len(self.waiting)] = self.pixels[picture.place]
             self.waiting.append((content, slot))
         else:
             self.bar.update(1)
-        self.rows.append(row)
-        self.cached.append(row is not None)
+        self.rows.append(picture.row)
+        self.cached.append(picture.row is not None)
         self.slot_of_content[content] = slot
         return slot
-
-    def _preprocess(self, rgb, content):
-        config = self.model.config
-        change = None
-        if self.condition is not None:
-            def change(square):
-                return self.condition.apply(square, content)
-
-        self.pixels[len(self.waiting)] = image.preprocess(
-            rgb, config.image_size, config.image_mean, config.image_std, change=change
-        )[0]
 
     def _encode(self):
         if not self.waiting:
@@ -406,17 +464,35 @@ class _Encoder:
         self.bar.update(len(slots))
 
 
+class _Picture:
+    """What an `_Encoder` knows of a picture while it takes it."""
+
+    def __init__(self, item, label):
+        self.item = item
+        self.label = label
+        self.path = os.fsdecode(item) if _is_path(item) else None
+        self.reading = None  # the outcome of `_content`; None if the path was read before
+        self.row = None  # its features, from the cache
+        self.place = None  # the row of the encoder's `pixels`
+        self.decoding = None  # the outcome of preprocessing
+
+    def change(self, condition):
+        """What a condition does to it, for `clipc.image.preprocess_each`."""
+        content, _ = self.reading.value
+        return lambda square: condition.apply(square, content)
+
+
 @contextlib.contextmanager
-def _unreadable_where(label, item):
+def _unreadable_where(picture):
     """Turn what a damaged or missing picture raises into `_Unreadable`; wrong arguments pass."""
     try:
         yield
     except (ImageError, OSError) as error:
-        raise _Unreadable(error, label) from error
+        raise _Unreadable(error, picture.label) from error
     except ValueError as error:
         # For a file its content is to blame, for an array the caller.
-        if _is_path(item) or isinstance(item, (bytes, bytearray, memoryview)):
-            raise _Unreadable(error, label) from error
+        if picture.path is not None or isinstance(picture.item, (bytes, bytearray, memoryview)):
+            raise _Unreadable(error, picture.label) from error
         raise
 
 
@@ -597,7 +673,8 @@ class _Store:
     def _open(self):
         # Without isolation level Python begins no transactions by itself.
         self.connection = sqlite3.connect(self.path, timeout=LOCK_TIMEOUT, isolation_level=None)
-        kind = self._header()
+        with self._transaction("DEFERRED"):  # another process may be making the file
+            kind = self._header()
         if kind == (0, 0, 0):  # a new file
             with self._transaction():
                 # Another process may have been faster.
@@ -639,9 +716,9 @@ class _Store:
             self.connection.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?)", rows)
 
     @contextlib.contextmanager
-    def _transaction(self):
+    def _transaction(self, kind="IMMEDIATE"):
         # IMMEDIATE waits for its turn here; a transaction that begins to write later may have to be refused.
-        self.connection.execute("BEGIN IMMEDIATE")
+        self.connection.execute(f"BEGIN {kind}")
         try:
             yield
             self.connection.execute("COMMIT")

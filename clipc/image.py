@@ -8,17 +8,19 @@ blended), palettes are expanded, of 16 bits the high byte is taken, CMYK is conv
 original CLIP code converts after resizing, which differs for palette images and images with alpha only.
 """
 
+import contextlib
 import errno
 import io
 import operator
 import os
 import re
 import sys
+import threading
 from typing import NamedTuple
 
 import numpy as np
 
-from . import _core
+from . import _core, parallel
 from .errors import ImageError, warn
 from .progress import progress_bar
 
@@ -175,25 +177,87 @@ def preprocess(images, size, mean, std, *, exif=False, first_index=0, change=Non
         if change is not None:
             raise ValueError("images: an array that is preprocessed cannot be changed; pass the images")
         return check_preprocessed(images, size)
-    mean, std = _three_floats("mean", mean), _three_floats("std", std)
     single = not isinstance(images, (list, tuple))
     if not single and not images:
         raise ValueError(f"images: expected at least one image, got an empty {type(images).__name__}")
     items = [images] if single else images
-    # Here and not earlier: the first image tells a mistake before memory for all of them is taken.
-    result = None
-    for index, image in enumerate(items):
-        rgb = to_rgb(image, exif=exif, index=None if single else first_index + index)
-        if result is None:
-            result = np.empty((len(items), 3, size, size), np.float32)
-        if change is not None:
-            rgb = _changed(rgb, size, change)  # which resizing and cropping below leave as it is
-        _core.preprocess(rgb, size, mean, std, out=result[index])
+    labels = [label_of(item, None if single else n) for n, item in enumerate(items, first_index)]
+    changes = None if change is None else [change] * len(items)
+    result, outcomes = preprocess_each(
+        items, labels, size, mean, std, exif=exif, changes=changes, until_error=True
+    )
+    for outcome in outcomes:
+        outcome.get()
     return result
 
 
-def _changed(rgb, size, change):
-    picture = np.asarray(change(_core.resize_crop(rgb, size)))
+def preprocess_each(
+    items, labels, size, mean, std, *, exif=False, changes=None, out=None, until_error=False
+):
+    """What `preprocess` makes of several images, and for each whether it succeeded.
+
+    Images are read, decoded and resized in as many threads as `clipc.get_num_threads` says; each holds the
+    file and the pixels of one image.
+
+    Parameters
+    ----------
+    items : sequence of images
+        Kinds as for `to_rgb`.
+    labels : sequence of str
+        How messages call them.
+    size, mean, std, exif
+        As for `preprocess`.
+    changes : sequence of callables, optional
+        The `change` of each image; they are called in the caller's thread, by ``get()`` of the outcome.
+    out : float32 array (N, 3, R, R), optional
+        Where the result goes.
+    until_error : bool
+        Begin with no further image when one has failed.
+
+    Returns
+    -------
+    pixels : float32 array (N, 3, R, R)
+        `out`, or a new array. Rows of images that failed hold anything. None if no image could be decoded.
+    outcomes : list of clipc.parallel.Outcome
+        ``get()`` of each, in order, gives the warnings that the image led to and raises its error, as
+        `to_rgb`. With `until_error` up to the first that failed.
+    """
+    mean, std = _three_floats("mean", mean), _three_floats("std", std)
+    allocating, pillow = threading.Lock(), lock_for_pillow()
+
+    def prepare(n):
+        nonlocal out
+        with pillow(items[n]):
+            rgb = to_rgb(items[n], exif=exif, label=labels[n], index=n)
+        with allocating:
+            # Here and not earlier: the first image tells a mistake before memory for all of them is taken.
+            if out is None:
+                out = np.empty((len(items), 3, size, size), np.float32)
+        if changes is None:
+            _core.preprocess(rgb, size, mean, std, out=out[n])
+        else:
+            parallel.in_order(finish, n, _core.resize_crop(rgb, size))
+
+    def finish(n, square):
+        # Its size stays.
+        _core.preprocess(_changed(square, size, changes[n]), size, mean, std, out=out[n])
+
+    outcomes = parallel.run(prepare, len(items), until_error=until_error)
+    return out, outcomes
+
+
+def lock_for_pillow():
+    """A function from an image to the context in which one of several threads may look at it.
+
+    One thread at a time for PIL images: they load their pixels when they are used, perhaps from a file that
+    they share, and the same image may be in a list twice.
+    """
+    lock = threading.Lock()
+    return lambda image: lock if is_pil(image) else contextlib.nullcontext()
+
+
+def _changed(square, size, change):
+    picture = np.asarray(change(square))
     if picture.dtype != np.uint8 or picture.shape != (size, size, 3):
         raise ValueError(
             f"change: expected it to give uint8 of shape ({size}, {size}, 3), got {picture.dtype} of shape "
@@ -345,9 +409,9 @@ def label_of(image, index):
 
 def is_pil(image):
     """Whether an image is one of Pillow's."""
-    # Whoever has a PIL image has imported PIL.
-    module = sys.modules.get("PIL.Image")
-    return module is not None and isinstance(image, module.Image)
+    # Whoever has a PIL image has imported PIL; another thread may be just about to.
+    kind = getattr(sys.modules.get("PIL.Image"), "Image", None)
+    return kind is not None and isinstance(image, kind)
 
 
 def is_preprocessed(images):
@@ -463,7 +527,11 @@ def _open_with_pillow(data, limit, label):
     from PIL import Image, UnidentifiedImageError
 
     try:
-        image = Image.open(io.BytesIO(data))
+        try:
+            image = Image.open(io.BytesIO(data))
+        except UnidentifiedImageError:
+            # Another thread may just have been loading Pillow's plugins; now all of them are there.
+            image = Image.open(io.BytesIO(data))
     except MemoryError:
         raise
     except UnidentifiedImageError:
@@ -544,16 +612,21 @@ def _pil_orientation(image):
 
 
 def _upright(rgb, orientation, exif, label):
-    global _orientation_warning_given
     turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     if turn is None:
         return rgb
     if exif:
         return np.ascontiguousarray(turn(rgb))
+    # Which image of a list is the first is known when those before it are done.
+    parallel.in_order(_warn_of_orientation, orientation, label)
+    return rgb
+
+
+def _warn_of_orientation(orientation, label):
+    global _orientation_warning_given
     if not _orientation_warning_given:
         _orientation_warning_given = True
         warn(
             f"{label}: its Exif orientation is {orientation}, so it is used rotated or mirrored, as the "
             "original CLIP code does; exif=True turns it upright (this is said once)"
         )
-    return rgb

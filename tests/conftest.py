@@ -71,6 +71,16 @@ def no_network(tmp_path_factory):
 
 
 @pytest.fixture
+def use_threads():
+    """`clipc.set_num_threads`, until the test is over."""
+    import clipc
+
+    before = clipc.get_num_threads()
+    yield clipc.set_num_threads
+    clipc.set_num_threads(before)
+
+
+@pytest.fixture
 def loopback(tmp_path, monkeypatch):
     """A `FileServer` that is the hub, an empty cache, and downloads allowed from it alone."""
     from file_server import FileServer

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import warnings
 
 import numpy as np
@@ -128,6 +129,55 @@ def test_batches(model, files):
     for wrong in (0, -1, 2.5, "3"):
         with pytest.raises((TypeError, ValueError), match="batch_size"):
             encode_files(model, files, batch_size=wrong)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_number_of_threads_changes_nothing(loaded, files, bad, cache, monkeypatch, use_threads, threads):
+    """Neither pixels nor which pictures share a batch, with some cached, unreadable or repeated."""
+    batches = []
+
+    def encode_image(pixels):
+        batches.append(pixels.copy())
+        return np.full((len(pixels), loaded.embed_dim), len(batches), np.float32)
+
+    def encode(folder):
+        batches[:] = []
+        encode_files(loaded, files[:2], cache=cache / folder)
+        with pytest.warns(ClipcWarning, match="4 of 22 images cannot be read"):
+            encoded = encode_files(loaded, images, batch_size=4, cache=cache / folder, skip_unreadable=True)
+        return encoded, batches[:]
+
+    monkeypatch.setattr(loaded, "encode_image", encode_image)
+    cut = next(iter(bad))
+    copies = [shutil.copy(path, f"{path}.copy") for path in (files[1], files[4], cut)]
+    images = [files[0], *files[:3], cut, *files[3:6], *copies, b"", *files[4:], copies[2], copies[0]]
+    use_threads(1)
+    expected, expected_pixels = encode("one")
+    assert [len(pixels) for pixels in expected_pixels] == [2, 4, 4, 2]
+    np.testing.assert_array_equal(np.concatenate(expected_pixels), loaded.preprocess(files))
+    assert expected.features[:, 0].tolist() == [1, 1, 1, *[2] * 4, 1, *[2] * 3, *[3] * 4, *[4] * 2, 1]
+    assert expected.n_cached == 5
+
+    use_threads(threads)
+    found, pixels = encode("several")
+    for one, other in zip(pixels, expected_pixels, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(found.features, expected.features)
+    np.testing.assert_array_equal(found.kept, expected.kept)
+    assert found[2:] == expected[2:]
+    with pytest.raises(ImageError, match=r"^images\[4\] '.*cut.png': "):
+        encode_files(loaded, images, batch_size=4, cache=False)
+    assert threading.active_count() == 1
+
+
+def test_a_condition_that_fails(model, files, use_threads):
+    """It is no unreadable picture."""
+    def fail(square, content):
+        raise ValueError("the condition")
+
+    use_threads(4)
+    with pytest.raises(ValueError, match="^the condition$"):
+        encode_files(model, files, condition=Change("fail", fail), skip_unreadable=True)
 
 
 def test_labelled_images(model, files):

@@ -5,13 +5,14 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 import warnings
 
 import image_files
 import numpy as np
 import pytest
 from image_files import encode, pillow_rgb, smooth_picture
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 import clipc.image
 from clipc import _core
@@ -300,10 +301,10 @@ def test_pillows_own_limit_is_an_image_error(monkeypatch):
 # ---- orientation ----
 
 
-def with_orientation(format, orientation):
+def with_orientation(format, orientation, picture=PICTURE):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encode(Image.fromarray(PICTURE), format, exif=exif)
+    return encode(Image.fromarray(picture), format, exif=exif)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
@@ -344,6 +345,147 @@ def test_broken_exif_does_not_keep_the_picture_back():
 def test_preprocess_with_exif():
     data = with_orientation("PNG", 6)
     assert np.array_equal(prepare(data, exif=True)[0], prepare(np.rot90(PICTURE, -1))[0])
+
+
+# ---- several at the same time ----
+
+
+def of_every_kind(folder):
+    """Images of all kinds, each another."""
+    images = []
+    for n, format in enumerate(("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "JPEG", "PNG") * 2):
+        data = encode(smooth_picture(60 + 7 * n, 90 - 3 * n, seed=n), format)
+        path = folder / f"{n}.{format.lower()}"
+        path.write_bytes(data)
+        picture = smooth_picture(20 + n, 33, seed=n)
+        opened = Image.open(io.BytesIO(data))
+        images += [path, str(path), data, bytearray(data), opened, picture, picture[:, ::-1]]
+    return images
+
+
+def test_number_of_threads_changes_nothing(tmp_path, use_threads):
+    expected = np.concatenate([prepare(image) for image in of_every_kind(tmp_path)])
+    for threads in (1, 2, 3, 8):
+        use_threads(threads)
+        assert np.array_equal(prepare(of_every_kind(tmp_path)), expected)
+        assert threading.active_count() == 1
+
+
+def test_changes_in_order_and_in_the_callers_thread(use_threads):
+    use_threads(4)
+    pictures = [smooth_picture(30 + 5 * (n % 3), 40, seed=n) for n in range(20)]
+    seen = []
+
+    def change(square):
+        seen.append((square, threading.current_thread()))
+        return 255 - square
+
+    prepared = prepare(pictures, change=change)
+    squares = [_core.resize_crop(picture, 16) for picture in pictures]
+    assert all(np.array_equal(one, other) for (one, _), other in zip(seen, squares, strict=True))
+    assert {thread for _, thread in seen} == {threading.main_thread()}
+    assert np.array_equal(prepared, prepare([255 - square for square in squares]))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_the_first_unreadable_image_is_named(use_threads, threads, tmp_path):
+    """Not the one that is found out first."""
+    use_threads(threads)
+    slow = bytearray(encode(smooth_picture(400, 500), "PNG"))
+    slow[-20] ^= 1  # in the last of its pixels
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    images = [PICTURE] * 3 + [bytes(slow), b"", 3.5, "missing.jpg", tmp_path / "broken.jpg"] * 3
+    for _ in range(5):
+        for begin, error, words in (
+            (0, ImageError, r"^images\[3\]: the PNG"),
+            (4, ImageError, r"^images\[0\]: .* 0 bytes"),
+            (5, TypeError, r"^images\[0\]: expected a path, .* got float"),
+            (6, FileNotFoundError, "missing.jpg"),
+            (7, ImageError, r"^images\[0\] '.*broken.jpg': "),
+        ):
+            with pytest.raises(error, match=words):
+                prepare(images[begin:])
+            assert threading.active_count() == 1
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_orientation_warning_of_a_list(use_threads, threads, fresh_orientation_warning):
+    use_threads(threads)
+    slow = with_orientation("PNG", 3, smooth_picture(1200, 1500))
+    quick = with_orientation("JPEG", 6)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        prepare([PICTURE, slow, *[quick] * 20])
+    assert [str(w.message)[:9] for w in caught] == ["images[1]"]
+    assert "orientation is 3" in str(caught[0].message) and caught[0].category is ClipcWarning
+    assert caught[0].filename == __file__
+
+
+def test_orientation_warning_as_an_error(use_threads, fresh_orientation_warning):
+    use_threads(8)
+    images = [PICTURE, with_orientation("JPEG", 6), b"damaged", with_orientation("JPEG", 3)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ClipcWarning, match=r"^images\[1\]: its Exif orientation is 6"):
+            prepare(images)
+        with pytest.raises(ImageError, match=r"^images\[2\]: "):  # it has been said
+            prepare(images)
+
+
+def test_no_warning_of_images_behind_an_error(use_threads, fresh_orientation_warning):
+    use_threads(8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageError, match=r"^images\[1\]: "):
+            prepare([PICTURE, b"", *[with_orientation("JPEG", 6)] * 7])
+
+
+@pytest.mark.parametrize("format", ["JPEG", "TIFF"])
+def test_pil_images_that_share_a_file_or_are_one(use_threads, tmp_path, format):
+    """They load their pixels, and read Exif, when they are used."""
+    use_threads(8)
+    picture = smooth_picture(200, 300)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "picture").write_bytes(encode(picture, format, exif=exif))
+    expected = prepare(tmp_path / "picture", exif=True)
+    for _ in range(5):
+        with open(tmp_path / "picture", "rb") as file:
+            images = [Image.open(file) for _ in range(8)]
+            images += images[:1] * 8
+            prepared = prepare(images, exif=True)
+        # Of the pixels of a JPEG decoders may disagree a little.
+        assert np.abs(prepared - expected).max() < (0.2 if format == "JPEG" else 1e-6)
+        assert np.array_equal(prepared, np.repeat(prepared[:1], 16, axis=0))
+
+
+def test_pillow_is_loaded_by_several_threads(tmp_path):
+    """Formats that Pillow has to find its plugins for, in a process that has not loaded Pillow."""
+    names = []
+    for n in range(24):
+        names.append(str(tmp_path / f"{n}.{('webp', 'tiff', 'jp2', 'png')[n % 4]}"))
+        Image.fromarray(PICTURE).save(names[-1], **({"lossless": True} if n % 4 == 0 else {}))
+    program = (
+        "import sys, numpy, clipc.image\n"
+        "clipc.set_num_threads(8)\n"
+        "assert 'PIL' not in sys.modules\n"
+        "pixels = clipc.image.preprocess(sys.argv[1:], 16, (0, 0, 0), (1, 1, 1))\n"
+        "assert (abs(pixels - pixels[3]) < 0.02).all()\n"
+    )
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", program, *names], check=True, env=os.environ)
+
+
+def test_plugins_that_another_thread_was_loading(monkeypatch):
+    """Pillow does not try its plugins again that were loaded after it had begun to look."""
+    data, opened = encode(PICTURE, "TIFF"), Image.open
+
+    def not_yet(*arguments):
+        monkeypatch.setattr(Image, "open", opened)
+        raise UnidentifiedImageError
+
+    monkeypatch.setattr(Image, "open", not_yet)
+    assert np.array_equal(to_rgb(data), PICTURE)
 
 
 # ---- imports ----

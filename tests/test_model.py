@@ -1,5 +1,6 @@
 """The Python surface of a model: classification, label matrices, unknown words, processes and threads."""
 
+import io
 import multiprocessing
 import os
 import pickle
@@ -38,6 +39,19 @@ def pixels():
     return np.random.default_rng(0).normal(size=(6, 3, 64, 64)).astype(np.float32)
 
 
+@pytest.fixture(scope="module")
+def files():
+    """Twelve PNG files of several sizes, as bytes."""
+    Image = pytest.importorskip("PIL.Image")
+    contents = []
+    for n in range(12):
+        y, x = np.mgrid[0 : 60 + 9 * n, 0 : 150 - 5 * n]
+        buffer = io.BytesIO()
+        Image.fromarray(np.stack([x, y, x + y + n], axis=-1).astype(np.uint8)).save(buffer, "PNG")
+        contents.append(buffer.getvalue())
+    return contents
+
+
 # -- encoding and similarity -----------------------------------------------------------------------------
 
 
@@ -72,6 +86,29 @@ def test_batch_size_changes_nothing(tiny, picture, batch_size):
     np.testing.assert_allclose(
         tiny.encode_image(pictures, normalize=True, batch_size=batch_size), expected, atol=2e-6
     )
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_files_give_what_preprocessed_pictures_give(tiny, files, use_threads, threads):
+    use_threads(threads)
+    pixels = np.concatenate([tiny.preprocess(file) for file in files])
+    np.testing.assert_array_equal(tiny.preprocess(files), pixels)
+    # Which pictures share a batch decides how matrix products are rounded, so batches are the same here.
+    expected = np.concatenate([tiny.encode_image(pixels[begin : begin + 5]) for begin in range(0, 12, 5)])
+    np.testing.assert_array_equal(tiny.encode_image(files, batch_size=5), expected)
+    # Other labels than elsewhere: their features are kept, and so is what this number of threads rounds.
+    labels = ["a road", "a river"]
+    assert tiny.classify(files, labels, batch_size=5) == tiny.classify(expected, labels)
+    assert threading.active_count() == 1
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_position_of_an_unreadable_picture(tiny, files, use_threads, threads):
+    use_threads(threads)
+    for position in (0, 4, 5, 11):
+        images = [*files[:position], b"no picture", *files[position + 1 :], b""]
+        with pytest.raises(clipc.ImageError, match=rf"^images\[{position}\]: .*no picture"):
+            tiny.encode_image(images, batch_size=5)
 
 
 def test_texts_from_a_generator(tiny):
@@ -422,6 +459,36 @@ def test_fork_while_another_thread_encodes(tiny, pixels):
         thread.join()
 
 
+def test_files_in_many_threads(tiny, files, use_threads):
+    use_threads(3)
+    expected = tiny.encode_image(files)
+    with ThreadPoolExecutor(6) as executor:
+        for found in executor.map(lambda _: tiny.encode_image(files), range(24)):
+            np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_fork_while_another_thread_preprocesses(tiny, files, use_threads):
+    use_threads(3)
+    expected = tiny.preprocess(files)
+    stop = threading.Event()
+
+    def preprocess():
+        while not stop.is_set():
+            tiny.preprocess(files)
+
+    thread = threading.Thread(target=preprocess)
+    thread.start()
+    try:
+        for _ in range(10):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if np.array_equal(tiny.preprocess(files), expected) else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_pickling(tiny, pixels):
     copy = pickle.loads(pickle.dumps(tiny))
     assert len(pickle.dumps(tiny)) < 2000
@@ -445,6 +512,37 @@ def test_ctrl_c_stops_a_long_batch():
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert "KeyboardInterrupt" in err and "finished" not in out
+
+
+@pytest.mark.parametrize("handled", [True, False])
+def test_ctrl_c_while_pictures_are_preprocessed(files, tmp_path, handled):
+    """The threads have ended when the caller hears of it, and the process can end."""
+    path = tmp_path / "picture.png"
+    path.write_bytes(files[-1])
+    program = (
+        "import clipc, sys, threading\n"
+        "clipc.set_num_threads(4)\n"
+        "model = clipc.load('tiny')\n"
+        "print('ready', flush=True)\n"
+        "try:\n"
+        "    model.preprocess([sys.argv[1]] * 20_000)\n"  # several seconds on any machine
+        "    print('finished', flush=True)\n"
+        "except KeyboardInterrupt:\n"
+        "    print(threading.active_count(), 'thread', flush=True)\n"
+        "    if not int(sys.argv[2]):\n"
+        "        raise\n"
+        "    print(model.preprocess([sys.argv[1]] * 10).shape, flush=True)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(path), str(int(handled))],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert out == "1 thread\n" + "(10, 3, 64, 64)\n" * handled
+    assert ("KeyboardInterrupt" in err) != handled
 
 
 @pytest.mark.full

@@ -8,6 +8,7 @@ import sys
 import click
 
 import clipc
+from clipc import image
 from clipc.cli.inputs import why_unreadable
 from clipc.cli.messages import note
 from clipc.errors import ClipcError, warn
@@ -81,18 +82,21 @@ def encode_images(model, sources, *, batch_size, exif, skip, progress, normalize
 
 
 def _read_images(model, batch, *, exif, skip):
-    """Preprocess a batch; where that fails one by one, to find those that are to blame."""
-    import numpy as np
-
-    # A single image is read once: the second attempt would be the same.
-    if len(batch) > 1:
-        with contextlib.suppress(ClipcError, OSError, ValueError):
-            return batch, model.preprocess([source.image for source in batch], exif=exif), []
-    read, pixels, skipped = [], [], []
-    for source in batch:
+    """Preprocess a batch: what could be read, its pixels, and what could not."""
+    config = model.config
+    pixels, outcomes = image.preprocess_each(
+        [source.image for source in batch],
+        [image.label_of(source.image, None) for source in batch],
+        config.image_size,
+        config.image_mean,
+        config.image_std,
+        exif=exif,
+        until_error=not skip,
+    )
+    read, skipped = [], []
+    for position, (source, outcome) in enumerate(zip(batch, outcomes)):
         try:
-            pixels.append(model.preprocess(source.image, exif=exif))
-            read.append(source)
+            outcome.get()
         except (ClipcError, OSError, ValueError) as error:
             reason = why_unreadable(source, error)
             message = f"{source.name}: {reason}"
@@ -100,7 +104,11 @@ def _read_images(model, batch, *, exif, skip):
                 raise click.ClickException(message) from error
             note(f"skipped {message}")
             skipped.append((source.name, reason))
-    return read, np.concatenate(pixels) if pixels else None, skipped
+        else:
+            if position > len(read):
+                pixels[len(read)] = pixels[position]
+            read.append(source)
+    return read, pixels[: len(read)] if read else None, skipped
 
 
 def terminal_bar(total, unit, wanted):
