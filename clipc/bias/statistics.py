@@ -24,6 +24,7 @@ import math
 import numpy as np
 
 from clipc.scores import bootstrap_means
+from clipc.statistics import holm, wilson_interval  # noqa: F401  (of these statistics, too)
 
 # Statistics that differ by less than this share of their size are equal: they are float64 sums.
 ROUNDING = 1e-9
