@@ -71,19 +71,8 @@ static inline float KERNEL(gelu)(float x)
     return x * (x < 0.0f ? tail : 1.0f - tail);
 }
 
-static void KERNEL(epilogue)(float *restrict y, const float *restrict bias, const float *restrict residual,
-                             clipc_activation activation, size_t n)
+static inline void KERNEL(activate_row)(float *y, clipc_activation activation, size_t n)
 {
-    if (bias != NULL && residual != NULL) {
-        for (size_t i = 0; i < n; i++) {
-            y[i] = y[i] + bias[i] + residual[i];
-        }
-    } else if (bias != NULL || residual != NULL) {
-        const float *restrict term = bias != NULL ? bias : residual;
-        for (size_t i = 0; i < n; i++) {
-            y[i] += term[i];
-        }
-    }
     switch (activation) {
     case CLIPC_ACTIVATION_NONE:
         break;
@@ -103,6 +92,38 @@ static void KERNEL(epilogue)(float *restrict y, const float *restrict bias, cons
         }
         break;
     }
+}
+
+/* A strip of the matrix product that was just stored is as wide as a tile; with the width known, the compiler
+ * makes a few vector operations of each row. */
+#define STRIP 16
+
+static void KERNEL(activate)(float *y, size_t ldy, clipc_activation activation, size_t m, size_t n)
+{
+    for (size_t i = 0; i < m; i++) {
+        float *row = y + i * ldy;
+        if (n == STRIP) {
+            KERNEL(activate_row)(row, activation, STRIP);
+        } else {
+            KERNEL(activate_row)(row, activation, n);
+        }
+    }
+}
+
+static void KERNEL(epilogue)(float *restrict y, const float *restrict bias, const float *restrict residual,
+                             clipc_activation activation, size_t n)
+{
+    if (bias != NULL && residual != NULL) {
+        for (size_t i = 0; i < n; i++) {
+            y[i] = y[i] + bias[i] + residual[i];
+        }
+    } else if (bias != NULL || residual != NULL) {
+        const float *restrict term = bias != NULL ? bias : residual;
+        for (size_t i = 0; i < n; i++) {
+            y[i] += term[i];
+        }
+    }
+    KERNEL(activate_row)(y, activation, n);
 }
 
 static float KERNEL(sum_of_lanes)(const float *lanes)
@@ -285,6 +306,7 @@ static void KERNEL(layernorm_backward)(float *restrict din, const float *restric
 static const clipc_elementwise_kernels KERNEL(elementwise_table) = {
     .name = KERNEL_ISA_NAME,
     .epilogue = KERNEL(epilogue),
+    .activate = KERNEL(activate),
     .softmax = KERNEL(softmax),
     .layernorm = KERNEL(layernorm),
     .activation_backward = KERNEL(activation_backward),
