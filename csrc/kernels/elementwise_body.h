@@ -71,24 +71,31 @@ static inline float KERNEL(gelu)(float x)
     return x * (x < 0.0f ? tail : 1.0f - tail);
 }
 
-static inline void KERNEL(activate_row)(float *y, clipc_activation activation, size_t n)
+static inline void KERNEL(activate_rows)(float *y, size_t ldy, clipc_activation activation, size_t m,
+                                         size_t n)
 {
     switch (activation) {
     case CLIPC_ACTIVATION_NONE:
         break;
     case CLIPC_ACTIVATION_RELU:
-        for (size_t i = 0; i < n; i++) {
-            y[i] = y[i] < 0.0f ? 0.0f : y[i]; /* keeps NaN */
+        for (size_t i = 0; i < m; i++) {
+            for (size_t j = 0; j < n; j++) {
+                y[i * ldy + j] = y[i * ldy + j] < 0.0f ? 0.0f : y[i * ldy + j]; /* keeps NaN */
+            }
         }
         break;
     case CLIPC_ACTIVATION_QUICK_GELU:
-        for (size_t i = 0; i < n; i++) {
-            y[i] = KERNEL(quick_gelu)(y[i]);
+        for (size_t i = 0; i < m; i++) {
+            for (size_t j = 0; j < n; j++) {
+                y[i * ldy + j] = KERNEL(quick_gelu)(y[i * ldy + j]);
+            }
         }
         break;
     case CLIPC_ACTIVATION_GELU:
-        for (size_t i = 0; i < n; i++) {
-            y[i] = KERNEL(gelu)(y[i]);
+        for (size_t i = 0; i < m; i++) {
+            for (size_t j = 0; j < n; j++) {
+                y[i * ldy + j] = KERNEL(gelu)(y[i * ldy + j]);
+            }
         }
         break;
     }
@@ -100,13 +107,10 @@ static inline void KERNEL(activate_row)(float *y, clipc_activation activation, s
 
 static void KERNEL(activate)(float *y, size_t ldy, clipc_activation activation, size_t m, size_t n)
 {
-    for (size_t i = 0; i < m; i++) {
-        float *row = y + i * ldy;
-        if (n == STRIP) {
-            KERNEL(activate_row)(row, activation, STRIP);
-        } else {
-            KERNEL(activate_row)(row, activation, n);
-        }
+    if (n == STRIP) {
+        KERNEL(activate_rows)(y, ldy, activation, m, STRIP);
+    } else {
+        KERNEL(activate_rows)(y, ldy, activation, m, n);
     }
 }
 
@@ -123,7 +127,7 @@ static void KERNEL(epilogue)(float *restrict y, const float *restrict bias, cons
             y[i] += term[i];
         }
     }
-    KERNEL(activate_row)(y, activation, n);
+    KERNEL(activate_rows)(y, n, activation, 1, n);
 }
 
 static float KERNEL(sum_of_lanes)(const float *lanes)
