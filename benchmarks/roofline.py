@@ -4,9 +4,9 @@
     python benchmarks/roofline.py ViT-L/14 8      # another model, other numbers of images
     python benchmarks/roofline.py RN50 --threads 1
 
-The peak is what a loop of independent multiply-adds in registers reaches with the same threads; a C compiler has to be
-there. Peak and products take turns, and the best of each counts. As in a model, each product has weights of its own,
-more in all than the caches hold.
+The peak is what a loop of independent multiply-adds in registers reaches with the same threads; a C compiler
+has to be there. Peak and products take turns, and the best of each counts. As in a model, each product has
+weights of its own, more in all than the caches hold.
 """
 
 import argparse
@@ -101,8 +101,9 @@ def products_of_transformer(name, images):
 
 def products_of_rn50(images):
     """The convolutions of RN50, as products: 1 x 1 directly, 3 x 3 of patches that are written out."""
+    stages = (3, 64, 56), (4, 128, 28), (6, 256, 14), (3, 512, 7)
     products, inputs = [], 64
-    for stage, (blocks, width, size) in enumerate(((3, 64, 56), (4, 128, 28), (6, 256, 14), (3, 512, 7)), start=1):
+    for stage, (blocks, width, size) in enumerate(stages, start=1):
         m = size * size * images
         products += [
             Product(f"layer{stage}: conv1, first", m * (1 if stage == 1 else 4), width, inputs, 1, "relu"),

@@ -8,7 +8,7 @@
 
 /* The largest MR and NR of all micro-kernels. */
 #define CLIPC_GEMM_MAX_MR 16
-#define CLIPC_GEMM_MAX_NR 64
+#define CLIPC_GEMM_MAX_NR 32
 
 /* One tile: c = a @ b + onto + bias, and max(that, 0) with `relu`
  * a: [m, K] with row stride lda, b: [K, NR], a packed panel, c: [m, NR] with row stride ldc, 1 <= m <= MR
