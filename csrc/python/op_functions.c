@@ -302,7 +302,7 @@ typedef struct {
     size_t m, n, k;
     Py_ssize_t copies;
     clipc_activation activation;
-    float *seconds; /* [rounds] */
+    float *seconds; /* [rounds, copies] */
     Py_ssize_t rounds;
 } linear_timing;
 
@@ -331,11 +331,11 @@ static clipc_status time_layers(clipc_workspace *workspace, const linear_timing 
         CLIPC_TRY(clipc_pack_matrix(&layers[i].weight, values, t->n, t->k, &workspace->message));
     }
     for (Py_ssize_t round = 0; round < t->rounds; round++) {
-        const double start = seconds_now();
         for (Py_ssize_t i = 0; i < t->copies; i++) {
+            const double start = seconds_now();
             clipc_linear_forward(y, x, NULL, &layers[i], t->activation, t->m);
+            t->seconds[round * t->copies + i] = (float)(seconds_now() - start);
         }
-        t->seconds[round] = (float)((seconds_now() - start) / (double)t->copies);
         CLIPC_TRY(clipc_workspace_poll(workspace));
     }
     return CLIPC_OK;
@@ -375,7 +375,7 @@ static PyObject *op_time_linear(PyObject *module, PyObject *arguments, PyObject 
     t.m = (size_t)m;
     t.n = (size_t)n;
     t.k = (size_t)k;
-    t.seconds = op_new_output(&call, 1, &(npy_intp){t.rounds});
+    t.seconds = op_new_output(&call, 2, (npy_intp[]){t.rounds, t.copies});
     if (t.seconds == NULL) {
         return op_refuse(&call);
     }
@@ -800,8 +800,8 @@ PyMethodDef clipc_op_methods[] = {
        "c, of which the product takes the first."),
     OP(op_time_linear, KEYWORDS,
        "op_time_linear(m, n, k, *, copies=1, rounds=1, activation='none') -> seconds\n\n"
-       "Time of one linear layer, (m, k) to (m, n), for each round: the mean over so many layers with\n"
-       "weights of their own."),
+       "Time of a linear layer, (m, k) to (m, n), for each round and each of so many layers with weights of\n"
+       "their own: (rounds, copies)."),
     OP(op_conv2d, KEYWORDS,
        "op_conv2d(x, weight, bias=None, residual=None, *, stride=1, padding=0, activation='none',\n"
        "          in_place=False) -> y\n\n"
