@@ -859,6 +859,9 @@ def show_config(mode="stdout"):
     import clipc
 
     build = _core.build_info()
+    products = f"{build['blas']} ({build['blas_core']} kernels)"
+    if build["gemm_kernels"] != "OpenBLAS":
+        products = f"clipc {build['gemm_kernels']}; without weights: {products}"
     config = {
         "clipc": clipc.__version__,
         "Python": platform.python_version(),
@@ -867,7 +870,7 @@ def show_config(mode="stdout"):
         "processor": f"{platform.machine()}, {build['isa_detected']}",
         "instruction set used": build["isa"],
         "row kernels": build["elementwise_kernels"],
-        "matrix products": f"{build['blas']} ({build['blas_core']} kernels)",
+        "matrix products": products,
         "threads": get_num_threads(),
         "model cache": str(weights.cache_folder()),
         "default model": default_model_in_words(),

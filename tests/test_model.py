@@ -366,7 +366,9 @@ def test_show_config(capsys):
     clipc.show_config()
     printed = capsys.readouterr().out
     config = clipc.show_config("dicts")
-    assert "OpenBLAS" in config["matrix products"] and config["threads"] == clipc.get_num_threads()
+    products = config["matrix products"]
+    assert "OpenBLAS" in products and clipc._core.build_info()["gemm_kernels"] in products
+    assert config["threads"] == clipc.get_num_threads()
     assert all(str(value) in printed for value in config.values())
 
 

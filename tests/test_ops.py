@@ -318,6 +318,116 @@ def test_products_with_a_block_of_packed_rows(core, kind):
         assert_close(c, left @ right, gemm_tolerance(left, right))
 
 
+# ---- blocks and panels: around the 6 x 16 tile, 16 panels that are unpacked together, KC 512, NC 1024 ---
+
+
+def check_forward(core, m, n, k, activation="none", with_bias=True, residual=None):
+    """`residual`: None, "apart" or "in place"."""
+    x, w, bias = floats(m, m, k), floats(n, n, k, scale=k**-0.5), floats(k, n)
+    x64, w64 = x.astype(np.float64), w.astype(np.float64)
+    total, terms = x64 @ w64.T, 0.0
+    if with_bias:
+        total, terms = total + bias, terms + np.abs(bias)
+    onto = floats(7, m, n)
+    if residual is not None:
+        # It takes part in the rounding of each block's sum.
+        total, terms = total + onto, terms + np.abs(onto) + np.abs(total + onto)
+    y = core.op_linear(
+        x, w, bias if with_bias else None, onto if residual else None,
+        activation=activation, in_place=residual == "in place",
+    )
+    tolerance = 1.13 * gemm_tolerance(x64, w64.T, terms) + 4e-7 * np.abs(total)
+    assert_close(y, activate(total, activation), tolerance)
+
+
+@pytest.mark.parametrize("m", [1, 5, 6, 7, 12, 13, 59, 60, 61, 67, 121])
+def test_blocks_of_rows(core, m):
+    for n, k in itertools.product((15, 16, 17, 31, 48, 67), (1, 3, 8, 65)):
+        check_forward(core, m, n, k, "quick_gelu")
+
+
+@pytest.mark.parametrize("residual", [None, "apart", "in place"])
+@pytest.mark.parametrize("k", [511, 512, 513, 1024, 1025, 1543])
+def test_blocks_of_sums(core, k, residual):
+    sizes = (1, 16), (6, 33), (7, 17), (50, 64), (61, 40)
+    for (m, n), activation in zip(sizes, itertools.cycle(ACTIVATIONS)):
+        check_forward(core, m, n, k, activation, m != 6, residual)
+
+
+@pytest.mark.parametrize("n", [1023, 1024, 1025, 1040, 2053])
+def test_blocks_of_columns(core, n):
+    for m, k in ((1, 64), (6, 515), (61, 20)):
+        check_forward(core, m, n, k, "relu", residual="in place")
+
+
+def test_rows_of_panels(core):
+    # Blocks that begin and end within panels, and within the 256 rows that are unpacked together.
+    n, k = 549, 40
+    w = floats(0, n, k)
+    blocks = (
+        (0, 549), (1, 548), (15, 1), (15, 2), (16, 16), (17, 14), (250, 12), (255, 258), (256, 256), (543, 6)
+    )
+    for (row0, rows), m in itertools.product(blocks, (1, 7, 61)):
+        for kind in ("rows", "rows_transposed", "backward"):
+            x = wide(m, m, k if kind == "rows" else rows, 3)
+            width = rows if kind == "rows" else k
+            c = core.op_gemm(kind, x, w, row0=row0, rows=rows, ldc=width + 5)
+            left, right = product("rows" if kind == "rows" else "rows_transposed", x.astype(np.float64),
+                                  w.astype(np.float64), row0, rows)
+            assert_close(c[:, :width], left @ right, gemm_tolerance(left, right))
+            assert np.isnan(c[:, width:]).all(), "written beside the result"
+
+
+def test_nan_beside_a_panel_is_not_read(core):
+    # What fills up the last panel meets NaN and infinity of x; the results next to it must not.
+    x, w = floats(0, 13, 30), floats(1, 37, 30)
+    x[5, 7], x[9, 29] = np.nan, np.inf
+    expected = np.isin(np.arange(13), (5, 9))
+    for n in (1, 15, 16, 17, 37):
+        y = core.op_linear(x, w[:n])
+        assert (np.isfinite(y) == ~expected[:, None]).all()
+
+
+@given(
+    m=st.integers(1, 140), n=st.integers(1, 90), k=st.integers(1, 1100), seed=st.integers(0, 2**32 - 1)
+)
+@settings(deadline=None, max_examples=40, derandomize=True)
+def test_product_times_vector_is_product_of_vectors(core, m, n, k, seed):
+    # As the test suite of BLIS checks its products: (x @ W.T) v = x (W.T v), and v.T of it for the gradient.
+    x, w = floats(seed, m, k), floats(seed + 1, n, k)
+    x64, w64, v = x.astype(np.float64), w.astype(np.float64), floats(seed + 2, n).astype(np.float64)
+    y = core.op_linear(x, w).astype(np.float64)
+    bound = gemm_tolerance(x64, w64.T) @ np.abs(v)
+    assert (np.abs(y @ v - x64 @ (w64.T @ v)) <= bound).all()
+    dy, u = floats(seed + 3, m, n), floats(seed + 4, k).astype(np.float64)
+    dy64 = dy.astype(np.float64)
+    dx = core.op_linear_backward(dy, w).astype(np.float64)
+    assert (np.abs(dx @ u - dy64 @ (w64 @ u)) <= gemm_tolerance(dy64, w64) @ np.abs(u)).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_a_row_alone_is_the_row_among_others(core, threads):
+    if core.build_info()["gemm_kernels"] == "OpenBLAS":
+        pytest.skip("OpenBLAS adds up in an order that depends on the number of rows")
+    x, w, bias = floats(0, 130, 1300), floats(1, 100, 1300), floats(2, 100)
+    before = core.get_num_threads()
+    core.set_num_threads(threads)
+    try:
+        y = core.op_linear(x, w, bias, activation="gelu")
+        dx = core.op_linear_backward(y, w)
+        for begin, end in ((0, 1), (5, 6), (129, 130), (3, 10), (0, 64)):
+            alone = core.op_linear(x[begin:end], w, bias, activation="gelu")
+            np.testing.assert_array_equal(alone, y[begin:end])
+            np.testing.assert_array_equal(core.op_linear_backward(y[begin:end], w), dx[begin:end])
+    finally:
+        core.set_num_threads(before)
+
+
+def test_time_of_a_layer(core):
+    seconds = core.op_time_linear(5, 40, 30, copies=3, rounds=4, activation="gelu")
+    assert seconds.shape == (4, 3) and (seconds > 0).all() and (seconds < 60).all()
+
+
 # ---- images --------------------------------------------------------------------------------------------
 
 
@@ -556,6 +666,7 @@ REFUSED = {
         "rows: expected 1 to 1, got 2",
     ),
     "gemm row0": (lambda: _core.op_gemm("rows", X, X, row0=2), ValueError, "row0: expected 0 to 1, got 2"),
+    "timed layer": (lambda: _core.op_time_linear(1, 0, 1), ValueError, "n: expected 1 to 32768, got 0"),
     "gemm ldc": (lambda: _core.op_gemm("abt", X, X, ldc=1), ValueError, "ldc: expected 2 to"),
     "stride": (
         lambda: _core.op_conv2d(IMAGE, IMAGE, stride=0),

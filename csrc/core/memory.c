@@ -43,6 +43,22 @@ void clipc_aligned_free(void *block)
     free(block);
 }
 
+#define LARGE_PAGE_BYTES ((size_t)2 << 20)
+
+void clipc_want_large_pages(void *block, size_t bytes)
+{
+#if defined(MADV_HUGEPAGE)
+    const size_t before = (size_t)(-(uintptr_t)block % LARGE_PAGE_BYTES);
+    if (bytes >= before + LARGE_PAGE_BYTES) {
+        const size_t whole = (bytes - before) / LARGE_PAGE_BYTES * LARGE_PAGE_BYTES;
+        madvise((unsigned char *)block + before, whole, MADV_HUGEPAGE);
+    }
+#else
+    (void)block;
+    (void)bytes;
+#endif
+}
+
 void clipc_arena_init(clipc_arena *arena)
 {
     arena->first = NULL;

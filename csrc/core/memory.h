@@ -13,6 +13,11 @@
 void *clipc_aligned_alloc(size_t count, size_t size);
 void clipc_aligned_free(void *block);
 
+/* Asks the system to back the whole pages of a large block with large ones: fewer page faults when it is
+ * filled, fewer address translations when it is read. No more memory is taken, and nothing happens where
+ * there are none. */
+void clipc_want_large_pages(void *block, size_t bytes);
+
 /* Stack of scratch blocks. Memory is taken from the system in chunks, handed out in order, and given
  * back all together; a mark lets a layer return what it used to the layers after it. Chunks stay with
  * the arena until clipc_arena_free, so a batch loop allocates only in its first round. */

@@ -19,6 +19,9 @@ typedef struct {
     void (*epilogue)(float *y, const float *bias, const float *residual, clipc_activation activation,
                      size_t n);
 
+    /* y = activation(y)   y: [m, n] with row stride ldy */
+    void (*activate)(float *y, size_t ldy, clipc_activation activation, size_t m, size_t n);
+
     /* x = exp(x - max x) / sum exp(x - max x)   x: [n], n >= 1 */
     void (*softmax)(float *x, size_t n);
 

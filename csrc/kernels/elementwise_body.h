@@ -71,6 +71,49 @@ static inline float KERNEL(gelu)(float x)
     return x * (x < 0.0f ? tail : 1.0f - tail);
 }
 
+static inline void KERNEL(activate_rows)(float *y, size_t ldy, clipc_activation activation, size_t m,
+                                         size_t n)
+{
+    switch (activation) {
+    case CLIPC_ACTIVATION_NONE:
+        break;
+    case CLIPC_ACTIVATION_RELU:
+        for (size_t i = 0; i < m; i++) {
+            for (size_t j = 0; j < n; j++) {
+                y[i * ldy + j] = y[i * ldy + j] < 0.0f ? 0.0f : y[i * ldy + j]; /* keeps NaN */
+            }
+        }
+        break;
+    case CLIPC_ACTIVATION_QUICK_GELU:
+        for (size_t i = 0; i < m; i++) {
+            for (size_t j = 0; j < n; j++) {
+                y[i * ldy + j] = KERNEL(quick_gelu)(y[i * ldy + j]);
+            }
+        }
+        break;
+    case CLIPC_ACTIVATION_GELU:
+        for (size_t i = 0; i < m; i++) {
+            for (size_t j = 0; j < n; j++) {
+                y[i * ldy + j] = KERNEL(gelu)(y[i * ldy + j]);
+            }
+        }
+        break;
+    }
+}
+
+/* A strip of the matrix product that was just stored is as wide as a tile; with the width known, the compiler
+ * makes a few vector operations of each row. */
+#define STRIP 16
+
+static void KERNEL(activate)(float *y, size_t ldy, clipc_activation activation, size_t m, size_t n)
+{
+    if (n == STRIP) {
+        KERNEL(activate_rows)(y, ldy, activation, m, STRIP);
+    } else {
+        KERNEL(activate_rows)(y, ldy, activation, m, n);
+    }
+}
+
 static void KERNEL(epilogue)(float *restrict y, const float *restrict bias, const float *restrict residual,
                              clipc_activation activation, size_t n)
 {
@@ -84,25 +127,7 @@ static void KERNEL(epilogue)(float *restrict y, const float *restrict bias, cons
             y[i] += term[i];
         }
     }
-    switch (activation) {
-    case CLIPC_ACTIVATION_NONE:
-        break;
-    case CLIPC_ACTIVATION_RELU:
-        for (size_t i = 0; i < n; i++) {
-            y[i] = y[i] < 0.0f ? 0.0f : y[i]; /* keeps NaN */
-        }
-        break;
-    case CLIPC_ACTIVATION_QUICK_GELU:
-        for (size_t i = 0; i < n; i++) {
-            y[i] = KERNEL(quick_gelu)(y[i]);
-        }
-        break;
-    case CLIPC_ACTIVATION_GELU:
-        for (size_t i = 0; i < n; i++) {
-            y[i] = KERNEL(gelu)(y[i]);
-        }
-        break;
-    }
+    KERNEL(activate_rows)(y, n, activation, 1, n);
 }
 
 static float KERNEL(sum_of_lanes)(const float *lanes)
@@ -285,6 +310,7 @@ static void KERNEL(layernorm_backward)(float *restrict din, const float *restric
 static const clipc_elementwise_kernels KERNEL(elementwise_table) = {
     .name = KERNEL_ISA_NAME,
     .epilogue = KERNEL(epilogue),
+    .activate = KERNEL(activate),
     .softmax = KERNEL(softmax),
     .layernorm = KERNEL(layernorm),
     .activation_backward = KERNEL(activation_backward),

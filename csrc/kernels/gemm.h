@@ -2,10 +2,18 @@
  *
  * Letters: y[M, N] = x[M, K] @ W[N, K]^T, all row-major.
  *
- * This version has one implementation, OpenBLAS, which reads W as it stands: the packed form is W itself,
- * rows of K floats. Code outside this file treats clipc_packed_matrix as opaque, so that a kernel with
- * panels of its own changes clipc_pack_matrix and the multiplications below, and nothing else.
- * The gradient, dx = dy @ W, reads the same packed form.
+ * Weights are packed once, when a model is loaded, into the panels that the micro-kernel of the selected
+ * instruction set reads (gemm_kernels.h): NR rows of W side by side, K steps behind each other, so that one
+ * step of a tile is one vector load or two. With NR = 4, N = 6 and K = 3, in the order of memory:
+ *
+ *            panel 0                          panel 1
+ *   k = 0    W[0,0] W[1,0] W[2,0] W[3,0]      W[4,0] W[5,0]   0   0
+ *   k = 1    W[0,1] W[1,1] W[2,1] W[3,1]      W[4,1] W[5,1]   0   0
+ *   k = 2    W[0,2] W[1,2] W[2,2] W[3,2]      W[4,2] W[5,2]   0   0
+ *
+ * x is read as it lies. Nothing else keeps a copy of W: the gradient, dx = dy @ W, unpacks a block of the
+ * panels at a time (gemm_blocked.c). Where there is no micro-kernel, the packed form is W itself and OpenBLAS
+ * reads it (gemm_openblas.c). Code outside of these files treats clipc_packed_matrix as opaque.
  */
 #ifndef CLIPC_KERNELS_GEMM_H
 #define CLIPC_KERNELS_GEMM_H
@@ -28,7 +36,8 @@ clipc_status clipc_pack_matrix(clipc_packed_matrix *matrix, const float *w, size
                                clipc_message *message);
 void clipc_packed_matrix_free(clipc_packed_matrix *matrix);
 
-/* What happens to a tile of y while it is still in cache: y = activation(y + bias + residual). */
+/* What happens to a tile of y while it is still in registers or in cache: y = activation(y + bias +
+ * residual). */
 typedef struct {
     const float *bias;     /* [N] or NULL */
     const float *residual; /* [M, N] with row stride ld_residual, or NULL; may be y itself */
@@ -73,6 +82,10 @@ void clipc_gemm_atb(float *c, size_t ldc, const float *a, size_t lda, const floa
 
 /* Restricts OpenBLAS to the calling thread (the pool splits the work); once, when the module is loaded. */
 void clipc_gemm_init(void);
+
+/* "6x16 avx2" of our own, or "OpenBLAS": what multiplies by weights. Products of activations alone are
+ * OpenBLAS's. */
+const char *clipc_gemm_kernels_name(void);
 
 /* "OpenBLAS 0.3.34 ... Haswell", for show_config(). */
 const char *clipc_gemm_library(void);

@@ -38,10 +38,10 @@ static PyObject *build_info(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
-    return Py_BuildValue("{s:s,s:s,s:s,s:s,s:s,s:s}", "isa", clipc_isa_name(clipc_isa_selected()),
+    return Py_BuildValue("{s:s,s:s,s:s,s:s,s:s,s:s,s:s}", "isa", clipc_isa_name(clipc_isa_selected()),
                          "isa_detected", clipc_isa_name(clipc_isa_detect()), "elementwise_kernels",
-                         clipc_elementwise()->name, "blas", clipc_gemm_library(), "blas_core",
-                         clipc_gemm_core_name(), "compiler",
+                         clipc_elementwise()->name, "gemm_kernels", clipc_gemm_kernels_name(), "blas",
+                         clipc_gemm_library(), "blas_core", clipc_gemm_core_name(), "compiler",
 #if defined(__VERSION__)
 #if defined(__clang__)
                          __VERSION__

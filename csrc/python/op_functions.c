@@ -2,6 +2,7 @@
 #include "python/op_call.h"
 
 #include <string.h>
+#include <time.h>
 
 #include "core/threads.h"
 #include "model/loader.h"
@@ -291,6 +292,96 @@ static PyObject *op_gemm(PyObject *module, PyObject *arguments, PyObject *keywor
     clipc_status status;
     Py_BEGIN_ALLOW_THREADS
     status = run_gemm(&call.workspace, &g);
+    Py_END_ALLOW_THREADS
+    return op_end(&call, status);
+}
+
+/* ---- their speed ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    size_t m, n, k;
+    Py_ssize_t copies;
+    clipc_activation activation;
+    float *seconds; /* [rounds, copies] */
+    Py_ssize_t rounds;
+} linear_timing;
+
+static double seconds_now(void)
+{
+    struct timespec now;
+    timespec_get(&now, TIME_UTC);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static clipc_status time_layers(clipc_workspace *workspace, const linear_timing *t, clipc_linear *layers)
+{
+    const size_t larger = t->n > t->k ? t->n : t->k;
+    float *x, *y, *values;
+    CLIPC_TRY(clipc_workspace_floats(workspace, &x, t->m * t->k));
+    CLIPC_TRY(clipc_workspace_floats(workspace, &y, t->m * t->n));
+    CLIPC_TRY(clipc_workspace_floats(workspace, &values, t->k * t->n + larger));
+    for (size_t i = 0; i < t->k * t->n + larger; i++) {
+        values[i] = (float)(i % 1021) / 1021.0f - 0.5f;
+    }
+    for (size_t i = 0; i < t->m * t->k; i++) {
+        x[i] = (float)(i % 1019) / 1019.0f - 0.5f;
+    }
+    for (Py_ssize_t i = 0; i < t->copies; i++) {
+        layers[i].bias = values;
+        CLIPC_TRY(clipc_pack_matrix(&layers[i].weight, values, t->n, t->k, &workspace->message));
+    }
+    for (Py_ssize_t round = 0; round < t->rounds; round++) {
+        for (Py_ssize_t i = 0; i < t->copies; i++) {
+            const double start = seconds_now();
+            clipc_linear_forward(y, x, NULL, &layers[i], t->activation, t->m);
+            t->seconds[round * t->copies + i] = (float)(seconds_now() - start);
+        }
+        CLIPC_TRY(clipc_workspace_poll(workspace));
+    }
+    return CLIPC_OK;
+}
+
+static clipc_status run_timing(clipc_workspace *workspace, const linear_timing *t)
+{
+    void *memory;
+    CLIPC_TRY(clipc_workspace_alloc(workspace, &memory, (size_t)t->copies, sizeof(clipc_linear)));
+    clipc_linear *layers = memory;
+    for (Py_ssize_t i = 0; i < t->copies; i++) {
+        layers[i].weight.panels = NULL;
+    }
+    const clipc_status status = time_layers(workspace, t, layers);
+    for (Py_ssize_t i = 0; i < t->copies; i++) {
+        clipc_packed_matrix_free(&layers[i].weight);
+    }
+    return status;
+}
+
+static PyObject *op_time_linear(PyObject *module, PyObject *arguments, PyObject *keywords)
+{
+    static char *names[] = {"m", "n", "k", "copies", "rounds", "activation", NULL};
+    Py_ssize_t m, n, k;
+    linear_timing t = {.copies = 1, .rounds = 1, .activation = CLIPC_ACTIVATION_NONE};
+    op_call call;
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "nnn|$nnO&:op_time_linear", names, &m, &n, &k,
+                                     &t.copies, &t.rounds, op_to_activation, &t.activation)) {
+        return NULL;
+    }
+    op_begin(&call, module);
+    if (!op_check_range("m", m, 1, 1 << 20) || !op_check_range("n", n, 1, 1 << 15) ||
+        !op_check_range("k", k, 1, 1 << 15) || !op_check_range("copies", t.copies, 1, 1000) ||
+        !op_check_range("rounds", t.rounds, 1, 100000)) {
+        return op_refuse(&call);
+    }
+    t.m = (size_t)m;
+    t.n = (size_t)n;
+    t.k = (size_t)k;
+    t.seconds = op_new_output(&call, 2, (npy_intp[]){t.rounds, t.copies});
+    if (t.seconds == NULL) {
+        return op_refuse(&call);
+    }
+    clipc_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = run_timing(&call.workspace, &t);
     Py_END_ALLOW_THREADS
     return op_end(&call, status);
 }
@@ -707,6 +798,10 @@ PyMethodDef clipc_op_methods[] = {
        "Rows of a, b (not packed), residual and onto may lie apart, as those of wide[:, :n]; ldc: columns "
        "of\n"
        "c, of which the product takes the first."),
+    OP(op_time_linear, KEYWORDS,
+       "op_time_linear(m, n, k, *, copies=1, rounds=1, activation='none') -> seconds\n\n"
+       "Time of a linear layer, (m, k) to (m, n), for each round and each of so many layers with weights of\n"
+       "their own: (rounds, copies)."),
     OP(op_conv2d, KEYWORDS,
        "op_conv2d(x, weight, bias=None, residual=None, *, stride=1, padding=0, activation='none',\n"
        "          in_place=False) -> y\n\n"
