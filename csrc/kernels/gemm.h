@@ -4,7 +4,8 @@
  *
  * Weights are packed once, when a model is loaded, into the panels that the micro-kernel of the selected
  * instruction set reads (gemm_kernels.h): NR rows of W side by side, K steps behind each other, so that one
- * step of a tile is one vector load or two. With NR = 4, N = 6 and K = 3, in the order of memory:
+ * step of a tile is one vector load or two. With NR = 4, N = 6 and K = 3; memory holds panel after panel, in
+ * each row after row:
  *
  *            panel 0                          panel 1
  *   k = 0    W[0,0] W[1,0] W[2,0] W[3,0]      W[4,0] W[5,0]   0   0
