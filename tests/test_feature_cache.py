@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import warnings
 
 import numpy as np
@@ -17,6 +16,7 @@ import pytest
 import weights_builder
 from command_line import picture
 from PIL import Image
+from threads_left import threads_of_clipc
 
 import clipc
 from clipc import feature_cache, image, weights
@@ -167,7 +167,7 @@ def test_number_of_threads_changes_nothing(loaded, files, bad, cache, monkeypatc
     assert found[2:] == expected[2:]
     with pytest.raises(ImageError, match=r"^images\[4\] '.*cut.png': "):
         encode_files(loaded, images, batch_size=4, cache=False)
-    assert threading.active_count() == 1
+    assert threads_of_clipc() == []
 
 
 def test_a_condition_that_fails(model, files, use_threads):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from image_files import encode, pillow_rgb, smooth_picture
 from PIL import Image, ImageOps, UnidentifiedImageError
+from threads_left import threads_of_clipc
 
 import clipc.image
 from clipc import _core
@@ -368,7 +369,7 @@ def test_number_of_threads_changes_nothing(tmp_path, use_threads):
     for threads in (1, 2, 3, 8):
         use_threads(threads)
         assert np.array_equal(prepare(of_every_kind(tmp_path)), expected)
-        assert threading.active_count() == 1
+        assert threads_of_clipc() == []
 
 
 def test_changes_in_order_and_in_the_callers_thread(use_threads):
@@ -405,7 +406,7 @@ def test_the_first_unreadable_image_is_named(use_threads, threads, tmp_path):
         ):
             with pytest.raises(error, match=words):
                 prepare(images[begin:])
-            assert threading.active_count() == 1
+            assert threads_of_clipc() == []
 
 
 @pytest.mark.parametrize("threads", [1, 8])

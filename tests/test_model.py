@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from availability import require
+from threads_left import threads_of_clipc
 
 import clipc
 from clipc.prediction import Prediction
@@ -99,7 +100,7 @@ def test_files_give_what_preprocessed_pictures_give(tiny, files, use_threads, th
     # Other labels than elsewhere: their features are kept, and so is what this number of threads rounds.
     labels = ["a road", "a river"]
     assert tiny.classify(files, labels, batch_size=5) == tiny.classify(expected, labels)
-    assert threading.active_count() == 1
+    assert threads_of_clipc() == []
 
 
 @pytest.mark.parametrize("threads", [1, 4])

@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from threads_left import threads_of_clipc
 
 from clipc import parallel
 
@@ -28,7 +29,7 @@ def get(outcomes):
 def test_values_in_order(n_threads):
     assert get(parallel.run(lambda n: n * n, 100)) == [n * n for n in range(100)]
     assert parallel.run(None, 0) == []
-    assert threading.active_count() == 1
+    assert threads_of_clipc() == []
 
 
 def test_as_many_threads_as_set(use_threads):
@@ -101,7 +102,7 @@ def test_until_the_first_error(use_threads, earliest):
     with pytest.raises(ValueError, match="^2$"):
         outcomes[2].get()
     assert len(begun) < 10
-    assert threading.active_count() == 1
+    assert threads_of_clipc() == []
 
 
 def test_what_is_put_off_happens_in_order_and_in_the_callers_thread(n_threads):
@@ -160,7 +161,7 @@ def test_interrupt_of_the_caller(use_threads):
 
     with pytest.raises(KeyboardInterrupt):
         parallel.run(task, 100_000)
-    assert threading.active_count() == 1
+    assert threads_of_clipc() == []
     assert len(begun) < 100_000
     parallel.in_order(begun.append, "at once")  # the thread is in no task any more
     assert begun[-1] == "at once"
