@@ -22,6 +22,7 @@ from clipc.arguments import whole_number
 from clipc.errors import warn
 from clipc.image import IMAGE_SUFFIXES
 from clipc.tables import count, data_frame
+from clipc.vectors import draw_positions
 
 LABELS_FILE = "labels.csv"
 FILE_COLUMN = "file"
@@ -224,8 +225,7 @@ class LabelledImages:
         -------
         LabelledImages
         """
-        n = min(whole_number("n", n), len(self))
-        return self.take(np.sort(np.random.default_rng(seed).choice(len(self), n, replace=False)))
+        return self.take(draw_positions(len(self), whole_number("n", n), seed))
 
     def counts(self, name):
         """How many pictures have each value of a column.

@@ -1,8 +1,13 @@
-"""Arithmetic on rows that several modules need: unit length, softmax, linear interpolation."""
+"""Arithmetic on rows that several modules need: drawing, unit length, softmax, linear interpolation."""
 
 from __future__ import annotations
 
 import numpy as np
+
+
+def draw_positions(n, most, seed):
+    """At most `most` of the positions 0 to n - 1, drawn at random without repetition, ascending."""
+    return np.sort(np.random.default_rng(seed).choice(n, min(most, n), replace=False))
 
 
 def unit_rows(features):

@@ -20,7 +20,7 @@ from clipc.arguments import whole_number
 from clipc.as_function import resolve_model
 from clipc.evaluate.conditions import CONDITIONS, ORIGINAL, as_conditions
 from clipc.evaluate.pictures import cosines, encode, read_pictures
-from clipc.evaluate.results import ResultTable, axes, p_text, plain, settings_text
+from clipc.evaluate.results import ResultTable, axes, p_text, plain, settings_of, settings_text
 from clipc.evaluate.statistics import mcnemar, paired_interval, wilson
 from clipc.statistics import holm
 from clipc.tables import count, percent, percent_range
@@ -156,9 +156,7 @@ def zero_shot(
         for name, matrix in matrices.items():
             logits = np.float32(model.logit_scale) * cosines(features, matrix)
             answers[condition.name, name] = Answers.from_logits(logits, true)
-    settings = {"model": model.name}
-    if model.dtype != "float32":
-        settings["dtype"] = model.dtype
+    settings = settings_of(model)
     if exif:
         settings["exif"] = True
     if limit is not None:

@@ -50,6 +50,7 @@ from clipc.map_measures import (
 )
 from clipc.progress import progress_bar
 from clipc.scores import CENTRE, MEASURES, RANDOM, Evaluation, Evaluations
+from clipc.vectors import draw_positions
 
 # COCO's pictures have a longer side of 640 pixels; tolerances are given for that size.
 COCO_SIDE = 640
@@ -671,8 +672,7 @@ def _draw(numbered, limit, seed):
     """At most `limit` of [(position, picture)], drawn at random, in their order."""
     if limit is None or limit >= len(numbered):
         return numbered
-    drawn = np.random.default_rng(seed).choice(len(numbered), limit, replace=False)
-    return [numbered[i] for i in sorted(drawn)]
+    return [numbered[i] for i in draw_positions(len(numbered), limit, seed)]
 
 
 def _share(values, inside):

@@ -10,7 +10,7 @@ from clipc.arguments import whole_number
 from clipc.evaluate.conditions import ORIGINAL
 from clipc.feature_cache import encode_files
 from clipc.labelled_images import LabelledImages, read_labelled_images
-from clipc.vectors import unit_rows
+from clipc.vectors import draw_positions, unit_rows
 
 
 class Pictures:
@@ -54,7 +54,7 @@ class Pictures:
         limit = whole_number("limit", limit)
         if limit >= len(self):
             return self
-        return self.take(np.sort(np.random.default_rng(seed).choice(len(self), limit, replace=False)))
+        return self.take(draw_positions(len(self), limit, seed))
 
 
 def read_pictures(data, column, name="data"):

@@ -22,7 +22,7 @@ from clipc.as_function import resolve_model
 from clipc.evaluate.accuracy import PROMPTS, Answers, check_values, texts_of_labels
 from clipc.evaluate.pictures import cosines, encode, read_pictures
 from clipc.evaluate.published import plot_zero_shot_minus_probe
-from clipc.evaluate.results import ResultTable, axes, p_text, plain, settings_text
+from clipc.evaluate.results import ResultTable, axes, p_text, plain, settings_of, settings_text
 from clipc.evaluate.statistics import mcnemar, paired_interval, wilson
 from clipc.progress import progress_bar
 from clipc.tables import count, percent, percent_range
@@ -209,9 +209,7 @@ def linear_probe(
                 for i, (rows, tests) in enumerate(splits)
             ]
 
-    settings = {"model": model.name}
-    if model.dtype != "float32":
-        settings["dtype"] = model.dtype
+    settings = settings_of(model)
     settings["tested on"] = f"{folds} folds" if tested is None else "a set of its own"
     settings["features"] = "unit length" if normalize else "as encoded"
     templates = [prompts] if isinstance(prompts, str) else list(prompts)

@@ -16,12 +16,12 @@ from clipc import tokenizer
 from clipc.arguments import whole_number
 from clipc.as_function import resolve_model
 from clipc.evaluate.pictures import Pictures, cosines, encode
-from clipc.evaluate.results import ResultTable, axes, plain, settings_text
+from clipc.evaluate.results import ResultTable, axes, plain, settings_of, settings_text
 from clipc.evaluate.statistics import bootstrap_share_interval, wilson
 from clipc.labelled_images import LabelledImages, read_labelled_images
 from clipc.progress import progress_bar
 from clipc.tables import count, percent, percent_range
-from clipc.vectors import unit_rows
+from clipc.vectors import draw_positions, unit_rows
 
 IMAGE_TO_TEXT = "image to text"
 TEXT_TO_IMAGE = "text to image"
@@ -115,7 +115,7 @@ def retrieval(
         raise ValueError(f"template: expected {{}} where the caption goes, got {template!r}")
     pictures, captions = _read(data, column)
     if limit is not None and whole_number("limit", limit) < len(captions):
-        drawn = np.sort(np.random.default_rng(seed).choice(len(captions), limit, replace=False))
+        drawn = draw_positions(len(captions), limit, seed)
         pictures, captions = pictures.take(drawn), [captions[i] for i in drawn]
     n_truncated = _check_lengths(model, captions, pictures.names, template, truncate)
 
@@ -136,9 +136,7 @@ def retrieval(
     text_features = _encode_texts(model, [template.replace("{}", text) for text in texts], truncate, progress)
     unknown = sum(not model.knows(text) for text in texts)
 
-    settings = {"model": model.name}
-    if model.dtype != "float32":
-        settings["dtype"] = model.dtype
+    settings = settings_of(model)
     if template != "{}":
         settings["template"] = repr(template)
     if exif:

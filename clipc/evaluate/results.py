@@ -106,6 +106,14 @@ def p_text(p):
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def settings_of(model):
+    """What numbers depend on of a model; the usual dtype goes without saying."""
+    settings = {"model": model.name}
+    if model.dtype != "float32":
+        settings["dtype"] = model.dtype
+    return settings
+
+
 def settings_text(settings):
     """``model tiny, seed 0``."""
     return ", ".join(f"{name} {value}" for name, value in settings.items())
